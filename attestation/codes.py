@@ -1,0 +1,20 @@
+"""The table of stable codes: code -> what the reader does next. Add rows, never rename one."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+CODES = MappingProxyType(
+    {
+        # -- encodings (attestation.codec)
+        "json-malformed": "send one JSON document in UTF-8, without duplicate or unknown fields",
+        "yaml-malformed": "mend the YAML file; keys must be unique and known",
+        "too-large": "send less; the limit is in the message",
+        "field-invalid": "compare the named field with its documented type",
+        # -- keyset and binding (attestation.keyset, attestation.authenticate)
+        "keyset-not-canonical": "send the keyset in its RFC 8785 form",
+        # -- configuration
+        "config-invalid": "mend the named field of the configuration file",
+        "config-file-missing": "create the file or correct its path in the configuration",
+    }
+)

