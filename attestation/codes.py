@@ -13,6 +13,10 @@ CODES = MappingProxyType(
         "field-invalid": "compare the named field with its documented type",
         # -- keyset and binding (attestation.keyset, attestation.authenticate)
         "keyset-not-canonical": "send the keyset in its RFC 8785 form",
+        # -- client (attestation.client)
+        "service-url": "give the service as https://host:port",
+        "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",
+        "other-origin": "use a client per service; redirects to another host are not followed",
         # -- configuration
         "config-invalid": "mend the named field of the configuration file",
         "config-file-missing": "create the file or correct its path in the configuration",

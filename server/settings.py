@@ -1,0 +1,171 @@
+"""Settings: one YAML and the trust files it names, read once and hashed as they were read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from attestation.codec import Document, length_prefixed, parse_yaml
+from attestation.errors import ConfigError
+from attestation.keyset import Line, Name
+from attestation.types import Digest
+
+ResourcePath = Annotated[
+    str, StringConstraints(pattern=r"^[\w-]+[\w.-]*/[\w-]+[\w.-]*/[\w-]+[\w.-]*$")
+]
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+_LABEL = b"tacit/v1/config"
+_MAX_TRUST_FILE = 64 * 1024
+
+
+class Listen(Document):
+    """The public listener. Port 0 takes any free port."""
+
+    host: str
+    port: Port
+    hostnames: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names and addresses in the certificate of this boot."""
+
+
+class SimulatedTdx(Document):
+    """Software TDX: directories that look like the kernel's, signed by a test root."""
+
+    mode: Literal["insecure-simulated"]
+    directory: FilePath
+    endorsements: FilePath
+
+
+class KernelTdx(Document):
+    """The TDX guest interface of the Linux kernel."""
+
+    mode: Literal["tdx"]
+    endorsements: FilePath
+    """Collateral stapled to reports; not trusted, so not measured."""
+
+
+class BrokerEndpoint(Document):
+    """Where keys come from. The certificate is measured: a fake broker cannot hand out keys."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https://[^/?#@\s]+$")]
+    certificate: FilePath
+    api_key_pepper: ResourcePath
+    retry_seconds: Annotated[int, Field(ge=0, le=3600)]
+    """How long boot keeps asking a broker that is down or cannot decide."""
+
+
+class EngineSettings(Document):
+    """How vLLM serves one model; every value reaches its command line and nothing else does."""
+
+    python: FilePath
+    device: Literal["cpu", "cuda"]
+    isolation: Literal["required", "best-effort"]
+    dtype: Literal["bfloat16", "float16", "float32"]
+    max_model_len: Annotated[int, Field(ge=256, le=1_048_576)]
+    max_sequences: Annotated[int, Field(ge=1, le=1024)]
+    max_queued: Annotated[int, Field(ge=1, le=65_536)]
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)]
+    kv_cache_gib: Annotated[int, Field(ge=1, le=2048)]
+    """KV cache of the CPU backend, in GiB; a GPU uses what its memory leaves."""
+    start_seconds: Annotated[int, Field(ge=30, le=7200)]
+    reasoning: bool
+    """Whether the model thinks before it answers (Qwen3 does, its Instruct variants do not)."""
+    tool_call_parser: Literal["hermes", "qwen3_coder"]
+
+
+class ModelSettings(Document):
+    """One served model: where its sealed package lies and who must have signed it."""
+
+    sealed: FilePath
+    signer: FilePath
+    """PEM public key of the manifest's signer; measured."""
+    key: ResourcePath
+    engine: EngineSettings
+
+
+class PostureSettings(Document):
+    """What the operator declares; attested as part of the keyset."""
+
+    operator: Line
+    jurisdiction: Line
+
+
+class LimitSettings(Document):
+    """Bounds on what one client and all clients together may ask."""
+
+    body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)]
+    concurrent_requests: Annotated[int, Field(ge=1, le=65_536)]
+    request_seconds: Annotated[int, Field(ge=1, le=86_400)]
+    read_seconds: Annotated[int, Field(ge=1, le=600)]
+    drain_seconds: Annotated[int, Field(ge=1, le=3600)]
+
+
+class SettingsFile(Document):
+    """The YAML of one deployment, every key required: an absent line cannot weaken anything."""
+
+    version: Literal[1]
+    profile: Literal["production", "simulated"]
+    listen: Listen
+    attestation: Annotated[SimulatedTdx | KernelTdx, Field(discriminator="mode")]
+    broker: BrokerEndpoint
+    models: Annotated[dict[Name, ModelSettings], Field(min_length=1)]
+    api_keys: FilePath
+    run_directory: FilePath
+    posture: PostureSettings
+    limits: LimitSettings
+
+    @model_validator(mode="after")
+    def _production_is_real(self) -> SettingsFile:
+        if self.profile != "production":
+            return self
+        if self.attestation.mode != "tdx":
+            raise ValueError("profile production cannot use simulated attestation")
+        if any(model.engine.isolation != "required" for model in self.models.values()):
+            raise ValueError("profile production needs engine isolation: required")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A parsed deployment, its digest, and the bytes of the trust files that digest covers."""
+
+    file: SettingsFile
+    directory: Path
+    digest: Digest
+    trust: dict[str, bytes]
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read, hash and parse `path`; the same bytes are hashed and parsed.
+
+        The digest is SHA-256("tacit/v1/config" ‖ lp(YAML) ‖ lp(name) ‖ lp(bytes) …) over the trust
+        files in the order of their names, so whoever swaps one changes the measurement.
+        """
+        data = _read(path)
+        file = parse_yaml(SettingsFile, data, name=path.name)
+        directory = path.resolve().parent
+        named = {"broker.certificate": file.broker.certificate}
+        named |= {f"models.{name}.signer": model.signer for name, model in file.models.items()}
+        trust = {name: _read(directory / named[name]) for name in sorted(named)}
+        parts = [part for name, value in trust.items() for part in (name.encode(), value)]
+        digest = Digest.sha256(_LABEL + length_prefixed(data, *parts))
+        return cls(file, directory, digest, trust)
+
+    def path(self, text: str) -> Path:
+        """Resolve a path of the file relative to the file's own directory."""
+        return self.directory / text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_TRUST_FILE + 1)
+    except OSError as error:
+        raise ConfigError("config-file-missing", f"{path}: {error.strerror}") from None
+    if len(data) > _MAX_TRUST_FILE:
+        raise ConfigError("config-invalid", f"{path.name} is over {_MAX_TRUST_FILE} bytes")
+    return data
