@@ -1,0 +1,75 @@
+"""One deployment file, measured with the trust files it names."""
+
+from pathlib import Path
+
+import pytest
+
+from attestation.errors import ConfigError
+from server.settings import Settings
+
+EXAMPLE = (Path(__file__).parents[2] / "configs" / "simulated.yaml").read_text()
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    def write(text: str = EXAMPLE, *, certificate: bytes = b"cert", signer: bytes = b"pub") -> Path:
+        for name, data in {"broker/tls.crt": certificate, "keys/model-signer.pub": signer}.items():
+            file = tmp_path / ".tacit" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        path = tmp_path / "configs" / "simulated.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_example_loads(deployment):
+    settings = Settings.load(deployment())
+    assert settings.file.listen.port == 8443
+    assert set(settings.trust) == {"broker.certificate", "models.qwen3-demo.signer"}
+
+
+def test_a_changed_comment_changes_the_digest(deployment):
+    before = Settings.load(deployment()).digest
+    assert Settings.load(deployment(EXAMPLE + "# more\n")).digest != before
+
+
+def test_a_swapped_trust_file_changes_the_digest(deployment):
+    digests = {
+        str(Settings.load(deployment()).digest),
+        str(Settings.load(deployment(certificate=b"other")).digest),
+        str(Settings.load(deployment(signer=b"other")).digest),
+        str(Settings.load(deployment(certificate=b"pub", signer=b"cert")).digest),
+    }
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("find", "replace"),
+    [
+        ("version: 1", "version: 2"),
+        ("profile: simulated ", "profile: production "),
+        ("  port: 8443", "  port: 8443\n  port: 8444"),
+        ("  port: 8443", "  port: 70000"),
+        ("  port: 8443", ""),
+        ("retry_seconds: 60", "retry_seconds: 60\n  insecure: true"),
+        ("https://127.0.0.1:8444", "http://127.0.0.1:8444"),
+        ("https://127.0.0.1:8444", "https://user@127.0.0.1:8444"),
+        ("mode: insecure-simulated", "mode: none"),
+        ("isolation: best-effort", "isolation: off"),
+        ("tacit/demo/qwen3-demo", "../qwen3-demo"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(deployment, find, replace):
+    assert find in EXAMPLE
+    with pytest.raises(ConfigError):
+        Settings.load(deployment(EXAMPLE.replace(find, replace)))
+
+
+def test_a_missing_trust_file_is_named(deployment, tmp_path):
+    path = deployment()
+    (tmp_path / ".tacit/keys/model-signer.pub").unlink()
+    with pytest.raises(ConfigError, match=r"model-signer\.pub"):
+        Settings.load(path)
