@@ -1,0 +1,1 @@
+"""Intel TDX: quotes and event logs in, verified claims out."""

@@ -1,0 +1,141 @@
+"""What a verified TDX quote and its collateral state; made by `tdx.quote.verify_quote` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class TcbStatus(Enum):
+    """Intel's word for how a trusted computing base compares with the newest one."""
+
+    UP_TO_DATE = "UpToDate"
+    SW_HARDENING_NEEDED = "SWHardeningNeeded"
+    CONFIGURATION_NEEDED = "ConfigurationNeeded"
+    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
+    OUT_OF_DATE = "OutOfDate"
+    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
+    TD_RELAUNCH_ADVISED = "TDRelaunchAdvised"
+    TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED = "TDRelaunchAdvisedConfigurationNeeded"
+    REVOKED = "Revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class TdReport:
+    """The body of the quote: the measured guest, as the CPU and the TDX module report it."""
+
+    mrtd: bytes
+    """48 bytes: the firmware the TD was built from."""
+    rtmrs: tuple[bytes, bytes, bytes, bytes]
+    """RTMR0..3, 48 bytes each."""
+    mr_config_id: bytes
+    mr_owner: bytes
+    mr_owner_config: bytes
+    mr_seam: bytes
+    """48 bytes: the TDX module that was loaded."""
+    mr_signer_seam: bytes
+    """48 bytes, zero for a module signed by Intel."""
+    mr_service_td: bytes
+    """48 bytes, zero where no service TD is bound and in quotes of body TD 1.0."""
+    seam_attributes: bytes
+    td_attributes: bytes
+    """8 bytes as in the quote, little endian; see `int.from_bytes(..., "little")`."""
+    xfam: bytes
+    """8 bytes as in the quote, little endian."""
+    report_data: bytes
+    """64 bytes the guest chose."""
+    tee_tcb_svn: bytes
+    """16 bytes: the TDX module when the TD was launched."""
+    tee_tcb_svn2: bytes | None
+    """16 bytes: the TDX module now; `None` in quotes of body TD 1.0, which do not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcbLevel:
+    """One row of Intel's tables that an SVN was matched with."""
+
+    status: TcbStatus
+    date: datetime
+    """`tcbDate`: every fix published before this day is in."""
+    advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tcb:
+    """The converged verdict on platform, TDX module and quoting enclave, and its parts."""
+
+    status: TcbStatus
+    """Worst of platform, module and quoting enclave, as Intel's library converges them."""
+    advisories: tuple[str, ...]
+    """Union over platform, module and quoting enclave."""
+    platform: TcbLevel
+    quoting_enclave: TcbLevel
+    tcb_info_evaluation: int
+    """`tcbEvaluationDataNumber` of the TCB info."""
+    qe_identity_evaluation: int
+    """`tcbEvaluationDataNumber` of the QE identity."""
+
+    @property
+    def evaluation(self) -> int:
+        """The older of the two evaluation data numbers."""
+        return min(self.tcb_info_evaluation, self.qe_identity_evaluation)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The machine, from the SGX extension of its PCK certificate."""
+
+    fmspc: bytes
+    """6 bytes: processor family, model, stepping, type."""
+    pce_id: bytes
+    ppid: bytes
+    """16 bytes: identifies this very processor package."""
+    instance_id: bytes | None
+    """16 bytes: the platform instance, absent on single-package platforms."""
+    cpu_svn: bytes
+    pce_svn: int
+    sgx_type: int
+    """0 standard, 1 scalable, 2 scalable with integrity."""
+    dynamic: bool | None
+    """More packages may be added; `None` where the certificate does not say."""
+    cached_keys: bool | None
+    smt: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From when until when a signed statement may be relied on."""
+
+    issued: datetime
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """The dates of everything Intel signed; all windows contained `now` when it was verified."""
+
+    tcb_info: Window
+    qe_identity: Window
+    root_crl: Window
+    pck_crl: Window
+    expires: datetime
+    """Earliest end of any of them or of any certificate used."""
+
+    @property
+    def issued(self) -> datetime:
+        """When the oldest of the four signed statements was issued; its age is policy's."""
+        windows = (self.tcb_info, self.qe_identity, self.root_crl, self.pck_crl)
+        return min(window.issued for window in windows)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxClaims:
+    """A quote whose signatures, chains and revocation hold; nothing in it has been appraised."""
+
+    quote_version: int
+    """4 or 5."""
+    report: TdReport
+    tcb: Tcb
+    platform: Platform
+    collateral: Collateral
