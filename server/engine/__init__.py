@@ -1,0 +1,1 @@
+"""The inference engine: a supervised child process on a Unix socket."""

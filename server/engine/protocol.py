@@ -1,0 +1,46 @@
+"""What the gateway asks of an engine: one answer, or a stream of server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from attestation.confidential import Confidential
+
+
+class EngineStatus(Exception):
+    """The engine answered a stream request with an HTTP status other than 200."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"engine answered {status}")
+        self.status = status
+
+
+class EngineBroken(Exception):
+    """The engine could not be reached, broke off, or sent what is not HTTP or an event stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAnswer:
+    """A complete answer of the engine, whatever its status."""
+
+    status: int
+    body: Confidential[bytes]
+
+
+class Engine(Protocol):
+    """One engine behind its socket; the body is JSON that the gateway built."""
+
+    async def call(self, path: str, body: Confidential[bytes]) -> EngineAnswer:
+        """POST `body` to `path`; raise `EngineBroken`. Cancelling it aborts the generation."""
+        ...
+
+    def stream(self, path: str, body: Confidential[bytes]) -> AsyncIterator[Confidential[bytes]]:
+        """POST `body` to `path` and yield the payload of each `data:` event, without `[DONE]`.
+
+        Raises `EngineStatus` before the first payload when the status is not 200, and
+        `EngineBroken` when the events end without `[DONE]`. Closing the iterator aborts the
+        generation.
+        """
+        ...
