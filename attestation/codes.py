@@ -13,6 +13,15 @@ CODES = MappingProxyType(
         "field-invalid": "compare the named field with its documented type",
         # -- keyset and binding (attestation.keyset, attestation.authenticate)
         "keyset-not-canonical": "send the keyset in its RFC 8785 form",
+        # -- X.509 (attestation.x509)
+        "certificate-malformed": "send certificates as canonical PEM, leaf first, 64 columns",
+        "crl-malformed": "send the revocation list as one DER CRL",
+        "crl-future": "check the clock; the revocation list is issued after the given time",
+        "crl-expired": "fetch the current revocation list",
+        # -- TDX event log (attestation.tdx.eventlog)
+        "eventlog-malformed": "send the CCEL as the firmware wrote it, then the runtime events",
+        "eventlog-event": "write runtime events as `domain operation content`",
+        "eventlog-payload": "do not trust the log: a payload is not what was measured",
         # -- client (attestation.client)
         "service-url": "give the service as https://host:port",
         "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",

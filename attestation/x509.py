@@ -1,0 +1,92 @@
+"""Canonical PEM chains and DER revocation lists in, certificates and their dates out; no I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from attestation.errors import Malformed, Undecidable
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----\n"
+_END = b"\n-----END CERTIFICATE-----\n"
+_COLUMNS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """When a CRL was issued and when its successor is due (RFC 5280 section 5.1.2)."""
+
+    this_update: datetime
+    next_update: datetime
+
+    @classmethod
+    def parse(cls, der: bytes, *, what: str, now: datetime) -> RevocationList:
+        """Read the dates of a CRL that holds at `now`.
+
+        Raises `Undecidable` `crl-future` or `crl-expired` outside its window, `Malformed`
+        `crl-malformed` for anything but one DER CRL with both dates. Does not check the signature.
+        """
+        try:
+            crl = x509.load_der_x509_crl(der)
+            this_update, next_update = crl.last_update_utc, crl.next_update_utc
+        except ValueError:
+            raise Malformed("crl-malformed", f"{what} of {len(der)} bytes is not a CRL") from None
+        if next_update is None:
+            raise Malformed("crl-malformed", f"{what} does not say when its successor is due")
+        if now < this_update:  # a list from the future would hide that it is not today's
+            raise Undecidable("crl-future", f"{what} is issued {this_update:%Y-%m-%dT%H:%M:%SZ}")
+        if next_update <= now:
+            raise Undecidable("crl-expired", f"{what} ended {next_update:%Y-%m-%dT%H:%M:%SZ}")
+        return cls(this_update, next_update)
+
+
+def parse_pem_chain(pem: bytes, *, what: str, count: int) -> tuple[bytes, ...]:
+    """Return the DER of exactly `count` certificates, leaf first, from canonical PEM.
+
+    Canonical is RFC 7468's strict form: 64 columns, line feeds, nothing between or after the
+    certificates. Other text would be unsigned bytes that two parsers may read differently.
+    """
+    if pem.count(_BEGIN) != count:
+        raise Malformed("certificate-malformed", f"{what} does not hold {count} certificates")
+    chain = tuple(_decode(block, what=what) for block in pem.split(_BEGIN)[1:])
+    if b"".join(map(encode_pem, chain)) != pem:
+        raise Malformed("certificate-malformed", f"{what} is not canonical PEM")
+    return chain
+
+
+def encode_pem(der: bytes) -> bytes:
+    """Return the RFC 7468 strict PEM of one certificate."""
+    text = base64.b64encode(der)
+    lines = (text[i : i + _COLUMNS] for i in range(0, len(text), _COLUMNS))
+    return _BEGIN + b"\n".join(lines) + _END
+
+
+def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
+    """Parse one DER certificate; raises `Malformed` `certificate-malformed`."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError:
+        raise Malformed(
+            "certificate-malformed", f"{what} of {len(der)} bytes is not a certificate"
+        ) from None
+
+
+def common_name(name: x509.Name) -> str:
+    """Return the single common name of `name`; raises `Malformed` when there is not exactly one."""
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(found) != 1 or not isinstance(found[0].value, str):
+        raise Malformed("certificate-malformed", f"a name has {len(found)} common names, not 1")
+    return found[0].value
+
+
+def _decode(block: bytes, *, what: str) -> bytes:
+    body = block.removesuffix(_END).replace(b"\n", b"")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error:
+        raise Malformed("certificate-malformed", f"{what} is not PEM") from None
