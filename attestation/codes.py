@@ -29,5 +29,7 @@ CODES = MappingProxyType(
         # -- configuration
         "config-invalid": "mend the named field of the configuration file",
         "config-file-missing": "create the file or correct its path in the configuration",
+        # -- quote layout (attestation.tdx.layout)
+        "quote-malformed": "send a TDX quote of version 4 or 5, exactly as the guest got it",
     }
 )

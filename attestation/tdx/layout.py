@@ -46,6 +46,10 @@ class Header:
         )
 
 
+V4 = Header()
+V5 = Header(version=5)
+
+
 def encode_report(report: TdReport) -> bytes:
     """Return 584 bytes, or 648 where the report states `tee_tcb_svn2` (body TD 1.5)."""
     for name, value in asdict(report).items():

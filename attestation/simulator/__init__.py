@@ -1,0 +1,1 @@
+"""Software TDX for development and tests: own root, never a default, labelled simulated."""
