@@ -31,5 +31,10 @@ CODES = MappingProxyType(
         "config-file-missing": "create the file or correct its path in the configuration",
         # -- quote layout (attestation.tdx.layout)
         "quote-malformed": "send a TDX quote of version 4 or 5, exactly as the guest got it",
+        # -- API keys (server.auth, server.keyfile, server.commands.apikey)
+        "api-keys-missing": "create the key file with `tacit apikey new`, or correct its path",
+        "api-key-pepper": "use at least 32 random bytes, the same the key broker releases",
+        "api-key-unknown": "compare the id with `tacit apikey list`",
+        "api-key-invalid": "tenants are lower-case letters, digits and `._-`; days are 1 to 1100",
     }
 )

@@ -1,0 +1,41 @@
+"""What may be written down about a request: ids, sizes, codes and times, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One finished request. There is no free-form field, so content has nowhere to go."""
+
+    time: datetime
+    request: str
+    """Our own random id, also in the `x-request-id` header."""
+    tenant: str | None
+    """None when no key was accepted or none is needed."""
+    key: str | None
+    route: str | None
+    """A path of our own route table; None for anything else."""
+    status: int
+    """HTTP status; 499 when the client went away first."""
+    code: str | None
+    """Code of the refusal (`server.errors.MESSAGES`), None for a success."""
+    input_tokens: int | None
+    output_tokens: int | None
+    first_byte_ms: int | None
+    duration_ms: int
+
+
+AUDIT_FIELDS = tuple(field.name for field in fields(AuditEvent))
+"""What the attested posture lists under `audit`."""
+
+
+class AuditSink(Protocol):
+    """Where audit events go; a request is not answered completely before its event is recorded."""
+
+    async def record(self, event: AuditEvent) -> None:
+        """Write `event` durably or raise, which fails the request it belongs to."""
+        ...

@@ -1,0 +1,1 @@
+"""One module a command family of the gateway; each has `register(commands)`."""

@@ -1,0 +1,1 @@
+"""Schemas of the API: strict request models, and answers rebuilt from allow-listed fields."""

@@ -1,0 +1,159 @@
+"""Answers rebuilt from allow-listed fields: engine JSON in, OpenAI JSON under our own id out.
+
+What the engine adds for its own ends (its request id, fingerprints, token ids, timings, cache
+hits, echoed prompts) has no row here and so never leaves. Qwen3's thinking is called `reasoning`
+by the engine and `reasoning_content` by many clients; answers carry it under both names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attestation.confidential import Confidential
+
+Rebuild = Callable[[Any], Any]
+
+
+class BadAnswer(Exception):
+    """The engine sent something that is not an answer; its text is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What every answer and every chunk of a stream says about itself."""
+
+    id: str
+    model: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """One answer or chunk to send on. `json` is None for a chunk that only carried `usage`."""
+
+    json: Confidential[bytes] | None
+    usage: Usage | None
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, int | float):
+        return value
+    raise BadAnswer
+
+
+def _pick(rows: Mapping[str, Rebuild]) -> Rebuild:
+    def rebuild(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise BadAnswer
+        return {
+            name: None if (item := value[name]) is None else row(item)
+            for name, row in rows.items()
+            if name in value
+        }
+
+    return rebuild
+
+
+def _each(row: Rebuild) -> Rebuild:
+    def rebuild(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise BadAnswer
+        return [row(item) for item in value]
+
+    return rebuild
+
+
+_TOKEN = {"token": _same, "logprob": _number, "bytes": _same}
+_LOGPROBS = {
+    # chat
+    "content": _each(_pick({**_TOKEN, "top_logprobs": _each(_pick(_TOKEN))})),
+    # completions
+    "tokens": _same,
+    "token_logprobs": _same,
+    "top_logprobs": _same,
+    "text_offset": _same,
+}
+_CALL = {
+    "index": _number,
+    "id": _same,
+    "type": _same,
+    "function": _pick({"name": _same, "arguments": _same}),
+}
+_MESSAGE = {
+    "role": _same,
+    "content": _same,
+    "refusal": _same,
+    "reasoning": _same,
+    "tool_calls": _each(_pick(_CALL)),
+}
+_CHOICE = {
+    "index": _number,
+    "text": _same,
+    "message": _pick(_MESSAGE),
+    "delta": _pick(_MESSAGE),
+    "logprobs": _pick(_LOGPROBS),
+    "finish_reason": _same,
+}
+_choices = _each(_pick(_CHOICE))
+_usage = _pick(
+    {
+        "prompt_tokens": _number,
+        "completion_tokens": _number,
+        "total_tokens": _number,
+        "completion_tokens_details": _pick({"reasoning_tokens": _number}),
+    }
+)
+_OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})
+
+
+def rebuild(data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Rebuilt:
+    """Rebuild one answer or stream chunk of either route, or raise `BadAnswer`.
+
+    `with_usage` says whether the client gets the token counts; the caller always does.
+    """
+    try:
+        value = json.loads(data.reveal())
+    except (ValueError, RecursionError):
+        raise BadAnswer from None
+    if not isinstance(value, dict) or value.get("object") not in _OBJECTS:
+        raise BadAnswer
+    answer: dict[str, Any] = {
+        "id": stamp.id,
+        "object": value["object"],
+        "created": stamp.created,
+        "model": stamp.model,
+        "choices": _choices(value.get("choices")),
+    }
+    for choice in answer["choices"]:
+        for said in ("message", "delta"):
+            if choice.get(said) and choice[said].get("reasoning") is not None:
+                choice[said]["reasoning_content"] = choice[said]["reasoning"]
+    counts = value.get("usage")
+    usage = None
+    if counts is not None:
+        counts = _usage(counts)
+        usage = Usage(counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0)
+        if with_usage:
+            answer["usage"] = counts
+        elif not answer["choices"]:
+            return Rebuilt(None, usage)
+    text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return Rebuilt(Confidential(text.encode()), usage)
+    except UnicodeEncodeError:  # half of a surrogate pair at the edge of a chunk
+        return Rebuilt(Confidential(json.dumps(answer).encode()), usage)
