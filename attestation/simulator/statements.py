@@ -120,7 +120,7 @@ class TcbInfo:
         PlatformLevel(
             status="OutOfDate",
             date="2025-08-13T00:00:00Z",
-            advisories=("SIMULATED-SA-00001",),
+            advisories=("INTEL-SA-99999",),
             sgx_svns=(2,) * 2 + (0,) * 14,
             pce_svn=5,
             tdx_svns=(2, 0, 2) + (0,) * 13,
