@@ -20,9 +20,9 @@ from attestation.simulator.intel import (
     Statements,
 )
 from attestation.simulator.statements import TDX_SVNS
-from attestation.tdx.body import V4, Header
 from attestation.tdx.claims import TdReport
 from attestation.tdx.eventlog import EventLog, RuntimeEvent, encode_runtime_event
+from attestation.tdx.layout import V4, Header
 from attestation.types import Endorsements
 
 SEPT_VE_DISABLE = (1 << 28).to_bytes(8, "little")

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.simulator.pki import Identity, Machine, Revocations, Role, issue, point, sign
 from attestation.simulator.statements import QE_MR_SIGNER, QeIdentity, TcbInfo, Validity
-from attestation.tdx.body import V4, Header, encode_body, encode_report
 from attestation.tdx.claims import TdReport
+from attestation.tdx.layout import V4, Header, encode_body, encode_report
 
 CERTIFICATION_QE_REPORT = 6
 CERTIFICATION_PCK_CHAIN = 5
@@ -177,7 +177,7 @@ class MockIntel:
         enclave: QuotingEnclave = GENUINE_ENCLAVE,
         trailing: bytes = QGS_PADDING,
     ) -> bytes:
-        """Sign `report`; version 4 by default, `body.V5` for v5 (TD 1.0 or TD 1.5)."""
+        """Sign `report`; version 4 by default, `layout.V5` for v5 (TD 1.0 or TD 1.5)."""
         body = encode_body(header.version, encode_report(report))
         attestation_key = self.keys[ATTESTATION_KEY]
         signed = header.encode() + body
