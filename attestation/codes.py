@@ -22,6 +22,33 @@ CODES = MappingProxyType(
         "eventlog-malformed": "send the CCEL as the firmware wrote it, then the runtime events",
         "eventlog-event": "write runtime events as `domain operation content`",
         "eventlog-payload": "do not trust the log: a payload is not what was measured",
+        # -- TDX quotes (attestation.tdx.quote, .framing, .causes, .checks)
+        "quote-unsupported": "send a TDX quote of version 4 or 5 with an ECDSA P-256 key",
+        "collateral-malformed": "send collateral in the JSON form of dcap-qvl, as Intel signed it",
+        "collateral-signature": "discard this collateral; it was altered after Intel signed it",
+        "collateral-expired": "fetch current collateral; the platform itself may be fine",
+        "collateral-future": "check the clock; the collateral is issued after the given time",
+        "collateral-mismatch": "fetch the TDX collateral of this platform's FMSPC and PCE",
+        "tdx-chain": "treat the quote as forged: its certificates do not lead to the pinned root",
+        "tdx-role": "treat the evidence as forged: a certificate acts outside its role",
+        "tdx-root": "name an SGX root certificate as the TDX root",
+        "tdx-revoked": "take the platform out of service; its certificate is revoked",
+        "tdx-certificate-time": "check the clock, then provision the platform again",
+        "tdx-signature": "treat the quote as forged or damaged; ask the guest for a new one",
+        "tdx-quoting-enclave": "treat the quote as forged: Intel's quoting enclave did not make it",
+        "tdx-module": "treat the platform as untrusted: its TDX module is not Intel's",
+        "tdx-module-rollback": "find out why the TDX module got older; relaunch the guest",
+        "tdx-debug": "launch the guest without the debug attribute",
+        "tdx-attributes": "launch the guest with SEPT_VE_DISABLE and nothing that weakens it",
+        "tdx-service-td": "launch the guest without a migration or other service TD",
+        "tdx-refused": "report this with the quote's version; the cause has no code yet",
+        "tcb-revoked": "update the platform; Intel no longer vouches for its firmware at all",
+        "tcb-unknown": "update the platform; Intel lists no level as low as its firmware",
+        # -- evidence as a whole (attestation.authenticate)
+        "gpu-unsupported": "verify a guest without GPU evidence; this release cannot check it",
+        "binding-mismatch": "treat the evidence as replayed: the quote binds other keys or logs",
+        "nonce-mismatch": "treat the evidence as replayed: it answers somebody else's nonce",
+        "eventlog-mismatch": "do not trust the log: it is not what the quote's RTMRs measured",
         # -- client (attestation.client)
         "service-url": "give the service as https://host:port",
         "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",
@@ -29,8 +56,6 @@ CODES = MappingProxyType(
         # -- configuration
         "config-invalid": "mend the named field of the configuration file",
         "config-file-missing": "create the file or correct its path in the configuration",
-        # -- quote layout (attestation.tdx.layout)
-        "quote-malformed": "send a TDX quote of version 4 or 5, exactly as the guest got it",
         # -- API keys (server.auth, server.keyfile, server.commands.apikey)
         "api-keys-missing": "create the key file with `tacit apikey new`, or correct its path",
         "api-key-pepper": "use at least 32 random bytes, the same the key broker releases",

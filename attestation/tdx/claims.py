@@ -124,8 +124,11 @@ class Collateral:
 
     @property
     def issued(self) -> datetime:
-        """When the oldest of the four signed statements was issued; its age is policy's."""
-        windows = (self.tcb_info, self.qe_identity, self.root_crl, self.pck_crl)
+        """When the oldest of TCB info, QE identity and PCK CRL was issued; its age is policy's.
+
+        The root CRL is issued once a year and judged by its window alone.
+        """
+        windows = (self.tcb_info, self.qe_identity, self.pck_crl)
         return min(window.issued for window in windows)
 
 

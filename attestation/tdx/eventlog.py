@@ -74,7 +74,7 @@ class EventSummary:
     duplicate_separators: tuple[int, ...]
     """RTMRs 0..2 separated more than once. Older OVMF does so on RTMR0 (its PCR 1 and PCR 7)."""
     unexplained_rtmr3: int
-    """Events on RTMR3 that are neither AAEL nor dstack events, whose meaning nobody has recomputed."""
+    """Events on RTMR3 in neither form, whose meaning nobody has recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,8 @@ class EventLog:
     def runtime_events(self) -> tuple[RuntimeEvent, ...]:
         """Return the AAEL and dstack events of RTMR3, each digest recomputed from its payload.
 
-        dstack's are in the domain `dstack` with content `hex:<payload>`. Raises `NotAuthentic` `eventlog-payload` when a payload is not what was extended.
+        dstack's are in the domain `dstack` with content `hex:<payload>`. Raises `NotAuthentic`
+        `eventlog-payload` when a payload is not what was extended.
         """
         return tuple(_runtime(event) for event in self.events if _is_runtime(event))
 

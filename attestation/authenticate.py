@@ -1,0 +1,132 @@
+"""Evidence, endorsements, roots, a nonce and a time in; claims whose every signature holds out."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NewType
+
+from attestation.binding import Binding, KbsBinding, report_data
+from attestation.errors import Malformed, NotAuthentic, Undecidable
+from attestation.evidence import Evidence
+from attestation.tdx.claims import TdxClaims
+from attestation.tdx.eventlog import (
+    MAX_EVENT_LOG,
+    NO_EVENTS,
+    EventLog,
+    EventSummary,
+    RuntimeEvent,
+)
+from attestation.tdx.quote import verify_quote
+from attestation.types import Endorsements
+
+_MAX_GPU = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The trust anchors of a policy; evidence under a simulated root is labelled everywhere."""
+
+    tdx_der: bytes
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    simulated: bool
+    """The root is a simulator's: the signatures hold and prove nothing about hardware."""
+    tdx: TdxClaims
+    runtime: tuple[RuntimeEvent, ...]
+    """What the guest measured into RTMR3 after boot, in order; empty without an event log."""
+    events: EventSummary
+    """Whether there was an event log (its replay equals the quote's RTMRs) and what to note."""
+    binding: Binding
+    """The keyset or KBS runtime data that REPORT_DATA commits to, with the expected nonce."""
+    expires_at: datetime
+    """When the first signature or list that this rests on ends."""
+
+
+Claims = NewType("Claims", _Claims)
+"""Authenticated, not appraised. `authenticate` alone makes one."""
+
+
+def authenticate(
+    evidence: Evidence,
+    endorsements: Endorsements,
+    *,
+    roots: Roots,
+    expected_nonce: bytes | str,
+    now: datetime,
+) -> Claims:
+    """Check every signature and binding of `evidence` at `now`; stop at the first that fails.
+
+    1. sizes; 2. the quote under `roots` (`tdx.quote.verify_quote`); 3. REPORT_DATA recomputed over
+    keys and logs; 4. the relying party's own nonce (bytes of a `KeysetBinding`, base64 text of a
+    `KbsBinding`); 5. the event log replays to the quote's RTMRs. Evidence without a log passes
+    with `events.present` false and no runtime events, which a policy that names any will refuse.
+    Raises a `Refusal`.
+    """
+    _check_size(evidence)
+    tdx = verify_quote(evidence.quote, endorsements.tdx, root_der=roots.tdx_der, now=now)
+    _check_binding(evidence, tdx)
+    _check_nonce(evidence.binding, expected_nonce)
+    runtime, events = _replay(evidence.event_log, tdx)
+    return Claims(
+        _Claims(
+            simulated=roots.simulated,
+            tdx=tdx,
+            runtime=runtime,
+            events=events,
+            binding=evidence.binding,
+            expires_at=tdx.collateral.expires,
+        )
+    )
+
+
+def _check_size(evidence: Evidence) -> None:
+    """Refuse what is too large before anything is parsed; quote and collateral cap themselves."""
+    for what, data, limit in (
+        ("event log", evidence.event_log, MAX_EVENT_LOG),
+        ("GPU evidence", evidence.gpu, _MAX_GPU),
+    ):
+        if len(data) > limit:
+            raise Malformed("too-large", f"{what} of {len(data)} bytes, limit {limit}")
+    binding = evidence.binding
+    if evidence.gpu or (isinstance(binding, KbsBinding) and binding.additional_evidence):
+        raise Undecidable("gpu-unsupported", "the evidence covers GPUs")
+
+
+def _check_binding(evidence: Evidence, tdx: TdxClaims) -> None:
+    try:
+        bound = report_data(
+            evidence.binding, event_log=evidence.event_log, gpu_evidence=evidence.gpu
+        )
+    except (TypeError, UnicodeEncodeError):  # names or text that RFC 8785 cannot express
+        raise Malformed("field-invalid", "the runtime data has no canonical form") from None
+    if not hmac.compare_digest(bound, tdx.report.report_data):
+        raise NotAuthentic("binding-mismatch", "REPORT_DATA does not commit to this evidence")
+
+
+def _check_nonce(binding: Binding, expected: bytes | str) -> None:
+    if not _same(binding.nonce, expected):
+        raise NotAuthentic("nonce-mismatch", "the evidence answers another nonce")
+
+
+def _same(given: bytes | str, expected: bytes | str) -> bool:
+    """Compare two nonces of one kind; text never equals bytes."""
+    if isinstance(given, str) and isinstance(expected, str):
+        return hmac.compare_digest(given.encode(), expected.encode())
+    if isinstance(given, bytes) and isinstance(expected, bytes):
+        return hmac.compare_digest(given, expected)
+    return False
+
+
+def _replay(log: bytes, tdx: TdxClaims) -> tuple[tuple[RuntimeEvent, ...], EventSummary]:
+    if not log:
+        return (), NO_EVENTS
+    parsed = EventLog.parse(log)
+    for index, (replayed, quoted) in enumerate(zip(parsed.replay(), tdx.report.rtmrs, strict=True)):
+        if not hmac.compare_digest(replayed, quoted):
+            raise NotAuthentic("eventlog-mismatch", f"the log does not replay to RTMR{index}")
+    return parsed.runtime_events(), parsed.summary()

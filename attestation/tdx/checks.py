@@ -1,0 +1,109 @@
+"""What dcap-qvl leaves unchecked in a quote it accepted: roles, issuers, dates and counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+from attestation.errors import ConfigError, NotAffirmed, NotAuthentic, Undecidable
+from attestation.tdx.claims import TdReport, Window
+from attestation.tdx.collateral import Endorsed, instant
+from attestation.x509 import RevocationList, common_name, parse_certificate
+
+_ROOT_ROLE = "SGX Root CA"
+_TCB_SIGNER = ("SGX TCB Signing",)
+_PCK_LEAF = ("SGX PCK Certificate",)
+_PCK_ISSUER = ("SGX PCK Platform CA", "SGX PCK Processor CA")
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """The chains of a quote and its collateral, whose signatures dcap-qvl has checked."""
+
+    pck: tuple[bytes, bytes, bytes]
+    endorsed: Endorsed
+    root_der: bytes
+
+
+def check_roles(chains: Chains) -> datetime:
+    """Check that every certificate plays its role under the pinned root; return the first end.
+
+    dcap-qvl accepts collateral signed by any leaf under the root, and the key of a PCK leaf is in
+    reach of whoever owns a machine. Names carry the root's own prefix (`Intel`, `Simulated`).
+    """
+    root = parse_certificate(chains.root_der, what="root certificate")
+    owner = common_name(root.subject).removesuffix(_ROOT_ROLE)
+    if owner == common_name(root.subject):
+        raise ConfigError("tdx-root", "the pinned root is not an SGX root")
+    sent = chains.endorsed
+    roots = (
+        chains.pck[2],
+        sent.tcb_info_chain[1],
+        sent.qe_identity_chain[1],
+        sent.pck_crl_chain[1],
+    )
+    if any(der != chains.root_der for der in roots):
+        raise NotAuthentic("tdx-chain", "a chain does not end in the pinned root")
+    if sent.pck_crl_chain[0] != chains.pck[1]:
+        raise NotAuthentic("tdx-chain", "the PCK CRL is not of the authority of this PCK")
+    leaf = parse_certificate(chains.pck[0], what="PCK certificate")
+    issuer = parse_certificate(chains.pck[1], what="PCK authority")
+    _check_role(leaf, owner=owner, roles=_PCK_LEAF, issuer=issuer)
+    _check_role(issuer, owner=owner, roles=_PCK_ISSUER, issuer=root)
+    used = [root, leaf, issuer]
+    for der in {sent.tcb_info_chain[0], sent.qe_identity_chain[0]}:  # nearly always the same one
+        signer = parse_certificate(der, what="TCB signer")
+        _check_role(signer, owner=owner, roles=_TCB_SIGNER, issuer=root)
+        used.append(signer)
+    return min(certificate.not_valid_after_utc for certificate in used)
+
+
+def check_revocation_dates(sent: Endorsed, *, now: datetime) -> tuple[Window, Window]:
+    """Check that root CRL and PCK CRL are today's; dcap-qvl accepts lists from the future."""
+    windows = []
+    for what, der in (("root CRL", sent.root_crl), ("PCK CRL", sent.pck_crl)):
+        crl = RevocationList.parse(der, what=what, now=now)
+        windows.append(Window(crl.this_update, crl.next_update))
+    return windows[0], windows[1]
+
+
+def check_window(statement: Mapping[str, object], *, what: str, now: datetime) -> Window:
+    """Return when a signed statement of Intel's holds, which must include `now`."""
+    issued = instant(statement.get("issueDate"), what=f"{what} issueDate")
+    expires = instant(statement.get("nextUpdate"), what=f"{what} nextUpdate")
+    if now < issued:
+        raise Undecidable("collateral-future", f"{what} is issued {issued:%Y-%m-%dT%H:%M:%SZ}")
+    if expires <= now:
+        raise Undecidable("collateral-expired", f"{what} ended {expires:%Y-%m-%dT%H:%M:%SZ}")
+    return Window(issued, expires)
+
+
+def check_pce(tcb_info: Mapping[str, object], *, pce_id: bytes) -> None:
+    """Check that the TCB info is about this provisioning certification enclave."""
+    if str(tcb_info.get("pceId", "")).lower() != pce_id.hex():
+        raise Undecidable("collateral-mismatch", f"the TCB info is not of PCE {pce_id.hex()}")
+
+
+def check_module_not_rolled_back(report: TdReport) -> None:
+    """Check that the TDX module is no older now than when the TD was launched."""
+    if report.tee_tcb_svn2 is None:
+        return
+    then, current = report.tee_tcb_svn, report.tee_tcb_svn2
+    # [1] is the module's major version, which orders before the SVN in [0]; [2..] are independent.
+    older = (current[1], current[0]) < (then[1], then[0])
+    if older or any(new < old for new, old in zip(current[2:], then[2:], strict=True)):
+        raise NotAffirmed(
+            "tdx-module-rollback", f"module SVN {current.hex()} now, {then.hex()} at launch"
+        )
+
+
+def _check_role(
+    certificate: x509.Certificate, *, owner: str, roles: tuple[str, ...], issuer: x509.Certificate
+) -> None:
+    if common_name(certificate.subject) not in {owner + role for role in roles}:
+        raise NotAuthentic("tdx-role", f"a certificate is not named as {' or '.join(roles)}")
+    if certificate.issuer != issuer.subject:
+        raise NotAuthentic("tdx-chain", f"the {roles[0]} is not issued by its authority")

@@ -1,0 +1,84 @@
+"""Intel's collateral as sent in, every byte of it accounted for, dcap-qvl's form out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from attestation.codec import Document, parse_document, parse_json
+from attestation.errors import Malformed
+from attestation.x509 import parse_pem_chain
+
+MAX_COLLATERAL = 1024 * 1024
+"""Largest collateral read, in bytes; Intel's is 16 to 25 KiB."""
+
+LowerHex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})+$")]
+SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+Pem = Annotated[str, Field(max_length=16384)]
+
+
+class CollateralDocument(Document):
+    """The JSON form that dcap-qvl writes; hex is lower case so that one collateral has one text."""
+
+    pck_crl_issuer_chain: Pem
+    root_ca_crl: LowerHex
+    pck_crl: LowerHex
+    tcb_info_issuer_chain: Pem
+    tcb_info: str
+    tcb_info_signature: SignatureHex
+    qe_identity_issuer_chain: Pem
+    qe_identity: str
+    qe_identity_signature: SignatureHex
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsed:
+    """Parsed collateral whose signatures have not been checked yet."""
+
+    document: CollateralDocument
+    root_crl: bytes
+    pck_crl: bytes
+    pck_crl_chain: tuple[bytes, ...]
+    tcb_info_chain: tuple[bytes, ...]
+    qe_identity_chain: tuple[bytes, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Endorsed:
+        """Parse collateral; raises `Malformed` for unknown fields, other PEM or other hex."""
+        document = parse_document(CollateralDocument, data, limit=MAX_COLLATERAL)
+        return cls(
+            document=document,
+            root_crl=bytes.fromhex(document.root_ca_crl),
+            pck_crl=bytes.fromhex(document.pck_crl),
+            pck_crl_chain=_chain(document.pck_crl_issuer_chain, what="PCK CRL issuer chain"),
+            tcb_info_chain=_chain(document.tcb_info_issuer_chain, what="TCB info issuer chain"),
+            qe_identity_chain=_chain(
+                document.qe_identity_issuer_chain, what="QE identity issuer chain"
+            ),
+        )
+
+    def statements(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return TCB info and QE identity; call it after their signatures have been checked."""
+        texts = (self.document.tcb_info, self.document.qe_identity)
+        tcb_info, qe_identity = (parse_json(text.encode()) for text in texts)
+        return tcb_info, qe_identity
+
+
+def instant(text: object, *, what: str) -> datetime:
+    """Parse an RFC 3339 date of signed collateral; one without an offset is no instant."""
+    try:
+        value = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise Malformed("collateral-malformed", f"{what} is not an RFC 3339 date") from None
+    if value.tzinfo is None:
+        raise Malformed("collateral-malformed", f"{what} has no offset")
+    return value
+
+
+def _chain(text: str, *, what: str) -> tuple[bytes, ...]:
+    if not text.isascii():
+        raise Malformed("certificate-malformed", f"{what} is not ASCII")
+    return parse_pem_chain(text.encode(), what=what, count=2)
