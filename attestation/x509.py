@@ -45,14 +45,15 @@ class RevocationList:
         return cls(this_update, next_update)
 
 
-def parse_pem_chain(pem: bytes, *, what: str, count: int) -> tuple[bytes, ...]:
-    """Return the DER of exactly `count` certificates, leaf first, from canonical PEM.
+def parse_pem_chain(pem: bytes, *, what: str, longest: int) -> tuple[bytes, ...]:
+    """Return the DER of 2 to `longest` certificates, leaf first, from canonical PEM.
 
     Canonical is RFC 7468's strict form: 64 columns, line feeds, nothing between or after the
     certificates. Other text would be unsigned bytes that two parsers may read differently.
     """
-    if pem.count(_BEGIN) != count:
-        raise Malformed("certificate-malformed", f"{what} does not hold {count} certificates")
+    count = pem.count(_BEGIN)
+    if not 2 <= count <= longest:
+        raise Malformed("certificate-malformed", f"{what} holds {count} certificates")
     chain = tuple(_decode(block, what=what) for block in pem.split(_BEGIN)[1:])
     if b"".join(map(encode_pem, chain)) != pem:
         raise Malformed("certificate-malformed", f"{what} is not canonical PEM")

@@ -38,26 +38,21 @@ def check_roles(chains: Chains) -> datetime:
     owner = common_name(root.subject).removesuffix(_ROOT_ROLE)
     if owner == common_name(root.subject):
         raise ConfigError("tdx-root", "the pinned root is not an SGX root")
-    sent = chains.endorsed
-    roots = (
-        chains.pck[2],
-        sent.tcb_info_chain[1],
-        sent.qe_identity_chain[1],
-        sent.pck_crl_chain[1],
-    )
-    if any(der != chains.root_der for der in roots):
-        raise NotAuthentic("tdx-chain", "a chain does not end in the pinned root")
-    if sent.pck_crl_chain[0] != chains.pck[1]:
-        raise NotAuthentic("tdx-chain", "the PCK CRL is not of the authority of this PCK")
+    root_der, sent = chains.root_der, chains.endorsed
     leaf = parse_certificate(chains.pck[0], what="PCK certificate")
     issuer = parse_certificate(chains.pck[1], what="PCK authority")
     _check_role(leaf, owner=owner, roles=_PCK_LEAF, issuer=issuer)
     _check_role(issuer, owner=owner, roles=_PCK_ISSUER, issuer=root)
     used = [root, leaf, issuer]
-    for der in {sent.tcb_info_chain[0], sent.qe_identity_chain[0]}:  # nearly always the same one
-        signer = parse_certificate(der, what="TCB signer")
+    # TCB info and QE identity are nearly always signed by the same one.
+    for chain in {sent.tcb_info_chain, sent.qe_identity_chain}:
+        signer = parse_certificate(chain[0], what="TCB signer")
         _check_role(signer, owner=owner, roles=_TCB_SIGNER, issuer=root)
+        if chain[1:] != (root_der,):
+            raise NotAuthentic("tdx-chain", "the TCB signer is not issued by the pinned root")
         used.append(signer)
+    if chains.pck[2] != root_der or sent.pck_crl_chain != (chains.pck[1], root_der):
+        raise NotAuthentic("tdx-chain", "PCK or PCK CRL do not lead to the pinned root")
     return min(certificate.not_valid_after_utc for certificate in used)
 
 

@@ -81,4 +81,4 @@ def instant(text: object, *, what: str) -> datetime:
 def _chain(text: str, *, what: str) -> tuple[bytes, ...]:
     if not text.isascii():
         raise Malformed("certificate-malformed", f"{what} is not ASCII")
-    return parse_pem_chain(text.encode(), what=what, count=2)
+    return parse_pem_chain(text.encode(), what=what, longest=3)

@@ -87,8 +87,10 @@ def _pck_chain(signature: bytes) -> tuple[bytes, bytes, bytes]:
     report = _typed(signature, 128, kind=_QE_REPORT_DATA)
     _, at = _sized(report, 384 + 64, width=2)
     pem = _typed(report, at, kind=_PCK_CHAIN).removesuffix(b"\0")
-    leaf, issuer, root = parse_pem_chain(pem, what="PCK certificate chain", count=3)
-    return leaf, issuer, root
+    chain = parse_pem_chain(pem, what="PCK certificate chain", longest=3)
+    if len(chain) != 3:
+        raise Malformed("certificate-malformed", "a PCK chain holds leaf, authority and root")
+    return chain
 
 
 def _typed(data: bytes, at: int, *, kind: int) -> bytes:
