@@ -49,6 +49,55 @@ CODES = MappingProxyType(
         "binding-mismatch": "treat the evidence as replayed: the quote binds other keys or logs",
         "nonce-mismatch": "treat the evidence as replayed: it answers somebody else's nonce",
         "eventlog-mismatch": "do not trust the log: it is not what the quote's RTMRs measured",
+        # -- policy and checks (attestation.policy, attestation.checks)
+        "policy-invalid": "mend the named field of the policy; every expectation must be spelled "
+        "out",
+        "root.simulated": "use a policy for this kind of machine; a simulated guest proves "
+        "nothing about hardware",
+        "tdx.tcb-status": "update the platform's firmware, or grant its status a grace period "
+        "with an end date",
+        "tdx.qe-status": "update the platform's DCAP software (quoting enclave)",
+        "tdx.advisories": "read the advisory at intel.com/sa and update the platform",
+        "tdx.evaluation-number": (
+            "fetch newer collateral (update=standard or early) for this platform"
+        ),
+        "tdx.collateral-age": "fetch fresh collateral; the platform itself may be fine",
+        "tdx.attributes": "start the guest without debug and with the attributes the policy "
+        "expects",
+        "tdx.xfam": "start the guest with the CPU features (XFAM) the policy expects",
+        "tdx.platform": "find out whose machine this is before adding its PPID to the policy",
+        "tdx.module-signer": "reinstall Intel's signed TDX module on the host",
+        "tdx.module-measurement": "compare the host's TDX module with the policy's list",
+        "tdx.mrtd": "compare the firmware (OVMF) build of the guest with the policy's image",
+        "tdx.rtmr0": "compare CPU count, memory and firmware settings of the VM with the "
+        "policy's; tacit inspect shows the events",
+        "tdx.rtmr1": "compare the guest's boot loader and kernel with the policy's image; "
+        "tacit inspect shows the events",
+        "tdx.rtmr2": "compare the guest's kernel command line and initrd with the policy's "
+        "image; tacit inspect shows the events",
+        "tdx.mr-config-id": "start the guest with the MRCONFIGID the policy names",
+        "tdx.mr-owner": "start the guest with the MROWNER the policy names",
+        "tdx.mr-owner-config": "start the guest with the MROWNERCONFIG the policy names",
+        "runtime.events": "send the whole event log; extend RTMR3 with one config event and one "
+        "per model only",
+        "runtime.config": "review the configuration that runs and add its digest to the policy, "
+        "or deploy an approved one",
+        "runtime.model": "review the manifest that runs and add its digest to the policy, or "
+        "deploy an approved one",
+        "keyset.retention": "do not send prompts; the service does not promise to keep nothing",
+        "keyset.training": "do not send prompts; the service does not promise not to train on them",
+        "keyset.operator": "find out who runs this service before adding the operator to the "
+        "policy",
+        "keyset.jurisdiction": "use a service in a jurisdiction the policy names",
+        "keyset.audit-fields": "ask the operator what the additional audit field records",
+        "keyset.config-measured": (
+            "do not send prompts; the stated configuration is not the one that runs"
+        ),
+        "keyset.models-measured": (
+            "do not send prompts; the service states other models than it runs"
+        ),
+        "result-expired": "verify again with fresh evidence and collateral",
+        "result-empty": "report this: nothing was checked",
         # -- client (attestation.client)
         "service-url": "give the service as https://host:port",
         "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",

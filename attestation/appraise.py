@@ -1,0 +1,132 @@
+"""Claims and a policy in, an attestation result out: every check of the table answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NewType, NoReturn
+
+from attestation.authenticate import Claims
+from attestation.binding import KeysetBinding
+from attestation.checks import RULES, Case, Facts, closest_guest, keyset_rules, stamp
+from attestation.codes import CODES
+from attestation.errors import NotAffirmed
+from attestation.policy import Policy
+from attestation.types import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question, answered; the texts hold ids, digests, numbers and dates only."""
+
+    id: str
+    passed: bool
+    expected: str
+    actual: str
+    why: str
+    """The sentence that is true when the check passes."""
+    next: str
+    """What to do when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """Every check answered; not a truth value, because acting on one is `affirmed`'s to allow."""
+
+    policy: str
+    policy_digest: Digest
+    checks: tuple[Check, ...]
+    expires_at: datetime
+    guest: str
+    """Name of the reference-value set that matches, or comes closest."""
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass, in the order of the table."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def code(self) -> str | None:
+        """The id of the first failed check: the stable code of this refusal."""
+        if not self.checks:
+            return "result-empty"
+        return self.failed[0].id if self.failed else None
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("an appraisal is no truth value; call affirmed(now)")
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationResult(Appraisal):
+    """RFC 9334's Attestation Result for one guest under one policy."""
+
+    claims: Claims
+
+    def affirmed(self, now: datetime) -> Affirmed:
+        """Return what a Relying Party may act on, or raise `NotAffirmed`.
+
+        The code is the id of the first failed check, or `result-expired`.
+        """
+        if self.code is not None:
+            ids = ", ".join(check.id for check in self.failed)
+            raise NotAffirmed(self.code, f"policy {self.policy} refuses: {ids}")
+        if now >= self.expires_at:
+            raise NotAffirmed("result-expired", f"the result ended at {stamp(self.expires_at)}")
+        return Affirmed(_Affirmed(self.claims, self.policy_digest, self.expires_at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Affirmed:
+    claims: Claims
+    policy_digest: Digest
+    expires_at: datetime
+
+
+Affirmed = NewType("Affirmed", _Affirmed)
+"""Claims a policy accepts; all that `release` and the client act on. Only `affirmed` makes one."""
+
+
+def appraise(claims: Claims, policy: Policy, *, now: datetime) -> AttestationResult:
+    """Answer every check that applies to `claims`; never raises, never stops early."""
+    facts = Facts(
+        simulated=claims.simulated,
+        tdx=claims.tdx,
+        runtime=claims.runtime,
+        events=claims.events,
+        binding=claims.binding,
+    )
+    done = appraise_facts(facts, policy, now=now)
+    return AttestationResult(
+        policy=done.policy,
+        policy_digest=done.policy_digest,
+        checks=done.checks,
+        expires_at=min(done.expires_at, claims.expires_at),
+        guest=done.guest,
+        claims=claims,
+    )
+
+
+def appraise_facts(facts: Facts, policy: Policy, *, now: datetime) -> Appraisal:
+    """Answer every check that applies to `facts`; a bare quote can be appraised, not affirmed."""
+    case = Case(facts, policy, closest_guest(facts.tdx.report, policy.file.tdx.guests), now)
+    rules = RULES
+    if isinstance(facts.binding, KeysetBinding):
+        rules += keyset_rules(facts.binding.keyset)
+    checks = tuple(
+        Check(rule.id, *rule.judge(case), why=rule.why, next=CODES[rule.id]) for rule in rules
+    )
+    return Appraisal(policy.name, policy.digest, checks, _expiry(case), case.guest.name)
+
+
+def _expiry(case: Case) -> datetime:
+    """Return the earliest moment at which some check would turn."""
+    tdx, tcb = case.facts.tdx, case.file.tdx.tcb
+    ends = [
+        tdx.collateral.expires,
+        tdx.collateral.issued + timedelta(days=tcb.collateral_max_age_days),
+    ]
+    for status in (tdx.tcb.status, tdx.tcb.quoting_enclave.status):
+        until = tcb.grace_until(status)
+        if until is not None:
+            ends.append(until)
+    return min(ends)
