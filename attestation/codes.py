@@ -23,6 +23,7 @@ CODES = MappingProxyType(
         "eventlog-event": "write runtime events as `domain operation content`",
         "eventlog-payload": "do not trust the log: a payload is not what was measured",
         # -- TDX quotes (attestation.tdx.quote, .framing, .causes, .checks)
+        "quote-malformed": "send the quote exactly as the guest read it from configfs-tsm",
         "quote-unsupported": "send a TDX quote of version 4 or 5 with an ECDSA P-256 key",
         "collateral-malformed": "send collateral in the JSON form of dcap-qvl, as Intel signed it",
         "collateral-signature": "discard this collateral; it was altered after Intel signed it",
