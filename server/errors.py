@@ -18,7 +18,12 @@ class Rejected(Exception):
     type: ClassVar[str] = "invalid_request_error"
 
     def __init__(
-        self, code: str, *, param: str | None = None, retry_after: int | None = None
+        self,
+        code: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(code)
         self.code = code
@@ -26,6 +31,8 @@ class Rejected(Exception):
         self.param = param
         self.retry_after = retry_after
         """Seconds after which asking again makes sense (RFC 9110 section 10.2.3)."""
+        self.allow = allow
+        """Methods the route answers (RFC 9110 section 10.2.1)."""
 
     def body(self) -> bytes:
         """Return the JSON that OpenAI clients parse."""
@@ -132,7 +139,6 @@ MESSAGES = MappingProxyType(
         # -- the bytes
         "body-too-large": "The request body is over the limit of this deployment.",
         "body-too-slow": "The request body did not arrive in time.",
-        "body-cut": "The request body ended before it was complete.",
         "content-type": "Send the body as 'Content-Type: application/json', without encoding.",
         "json-malformed": "Send one JSON object in UTF-8, without duplicate names.",
         # -- the fields
@@ -161,6 +167,7 @@ MESSAGES = MappingProxyType(
             "the model's context, or the JSON schema uses a feature it does not support."
         ),
         "engine-failed": "The engine failed; try again.",
+        "engine-down": "An engine is down; another replica will answer.",
         "engine-busy": "The engine's queue is full; try again after the time in Retry-After.",
         "request-timeout": "The answer took longer than this deployment allows; ask for less.",
         "audit-unavailable": "The audit log cannot be written, so nothing is served; try later.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,11 +36,13 @@ class Engine(Protocol):
         """POST `body` to `path`; raise `EngineBroken`. Cancelling it aborts the generation."""
         ...
 
-    def stream(self, path: str, body: Confidential[bytes]) -> AsyncIterator[Confidential[bytes]]:
+    def stream(
+        self, path: str, body: Confidential[bytes]
+    ) -> AsyncGenerator[Confidential[bytes], None]:
         """POST `body` to `path` and yield the payload of each `data:` event, without `[DONE]`.
 
         Raises `EngineStatus` before the first payload when the status is not 200, and
-        `EngineBroken` when the events end without `[DONE]`. Closing the iterator aborts the
+        `EngineBroken` when the events end without `[DONE]`. Closing the generator aborts the
         generation.
         """
         ...

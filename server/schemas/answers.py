@@ -40,9 +40,9 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """One answer or chunk to send on. `json` is None for a chunk that only carried `usage`."""
+    """One answer or chunk to send on; `json` is empty for a chunk that only carried `usage`."""
 
-    json: Confidential[bytes] | None
+    json: Confidential[bytes]
     usage: Usage | None
 
 
@@ -151,7 +151,7 @@ def rebuild(data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Reb
         if with_usage:
             answer["usage"] = counts
         elif not answer["choices"]:
-            return Rebuilt(None, usage)
+            return Rebuilt(Confidential(b""), usage)
     text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
     try:
         return Rebuilt(Confidential(text.encode()), usage)

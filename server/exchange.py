@@ -1,0 +1,37 @@
+"""`Exchange`: what the onion notes about one request while it is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_KEY = "tacit.exchange"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Notes for the audit record. Nothing the client wrote is ever put here."""
+
+    request_id: str
+    route: str | None = None
+    tenant: str | None = None
+    key_id: str | None = None
+    code: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    body_read: bool = False
+    """Whether the whole request body was taken; if not, the connection cannot be reused."""
+
+
+def attach(scope: dict[str, Any], exchange: Exchange) -> None:
+    """Put `exchange` where every layer finds it."""
+    scope[_KEY] = exchange
+
+
+def of(scope: Mapping[str, Any]) -> Exchange:
+    """Return the exchange of this request."""
+    found = scope[_KEY]
+    if not isinstance(found, Exchange):
+        raise TypeError("no exchange in this scope")
+    return found

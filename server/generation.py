@@ -1,0 +1,188 @@
+"""Generation: one request body in, one answer or a stream of server-sent events out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from starlette.types import Receive, Scope, Send
+
+from attestation.codec import length_prefixed
+from attestation.confidential import Confidential
+from server import exchange
+from server.disconnect import ClientGone, until_gone
+from server.engine.protocol import EngineBroken, EngineStatus
+from server.errors import BadRequest, EngineFailed, NotFound, Overloaded, Rejected, TimedOut
+from server.exchange import Exchange
+from server.onion import respond
+from server.ready import Ready, ServedModel
+from server.schemas.answers import BadAnswer, Stamp, rebuild
+from server.schemas.requests import ChatRequest, CompletionRequest, Target, parse
+
+_SALT = b"tacit/v1/cache-salt"
+_DONE = b"data: [DONE]\n\n"
+_STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
+
+_GRACE_SECONDS = 5
+"""What a client that stopped reading gets beyond the time limit before it is cut off."""
+
+Frames = AsyncGenerator[Confidential[bytes], None]
+Kind = type[ChatRequest] | type[CompletionRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One generating route: parse, admit, rebuild for the engine, rebuild for the client."""
+
+    ready: Ready
+    kind: Kind
+    path: str
+    prefix: str
+    """How ids of this route begin (`chatcmpl-…`, `cmpl-…`)."""
+    salt: Confidential[bytes] = field(default_factory=lambda: Confidential(secrets.token_bytes(32)))
+    """Of this boot: no tenant can guess another's, none outlives the prefix cache it salts."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; the engine is aborted when the client goes away."""
+        seen = exchange.of(scope)
+        with self.ready.admission.place():
+            _require_json(scope)
+            body = await _read(receive)
+            request = parse(self.kind, body.reveal(), limit=self.ready.limits.body_bytes)
+            model = self.ready.models.get(request.model)
+            if model is None:
+                raise NotFound("model-not-found", param="model")
+            turn = _Turn(
+                model,
+                self.path,
+                request.engine_body(self._target(request.model, model, seen)),
+                Stamp(
+                    id=f"{self.prefix}-{secrets.token_hex(16)}",
+                    model=request.model,
+                    created=int(self.ready.clock().timestamp()),
+                ),
+                seen,
+                wants_usage=not request.stream or request.wants_usage,
+                seconds=self.ready.limits.request_seconds,
+            )
+            work = turn.stream(send) if request.stream else turn.answer(send)
+            try:
+                await until_gone(receive, work, seconds=turn.seconds + _GRACE_SECONDS)
+            except TimeoutError:
+                raise TimedOut("request-timeout") from None
+
+    def _target(self, name: str, model: ServedModel, seen: Exchange) -> Target:
+        tenant = length_prefixed((seen.tenant or "").encode(), name.encode())
+        salt = hmac.digest(self.salt.reveal(), _SALT + tenant, hashlib.sha256)
+        return Target(
+            model=name,
+            reasoning=model.reasoning,
+            seeds=model.device != "cpu",
+            cache_salt=salt.hex(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    model: ServedModel
+    path: str
+    body: Confidential[bytes]
+    stamp: Stamp
+    seen: Exchange
+    wants_usage: bool = field(kw_only=True)
+    seconds: float = field(kw_only=True)
+
+    async def answer(self, send: Send) -> None:
+        """Send one complete answer."""
+        try:
+            async with asyncio.timeout(self.seconds):
+                found = await self.model.engine.call(self.path, self.body)
+        except EngineBroken:
+            raise EngineFailed("engine-failed") from None
+        except TimeoutError:
+            raise TimedOut("request-timeout") from None
+        if found.status != 200:
+            _refuse(found.status)
+        try:
+            answer = self._rebuilt(found.body)
+        except BadAnswer:
+            raise EngineFailed("engine-failed") from None
+        await respond(send, 200, answer.reveal())
+
+    async def stream(self, send: Send) -> None:
+        """Send events; the status waits for the first, so early refusals have their own."""
+        async with aclosing(self.model.engine.stream(self.path, self.body)) as frames:
+            ends = asyncio.get_running_loop().time() + self.seconds
+            first = await self._first(frames, ends)
+            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+            last = _DONE
+            try:
+                await self._event(send, first)
+                async with asyncio.timeout_at(ends):
+                    async for frame in frames:
+                        await self._event(send, self._rebuilt(frame))
+            except (EngineBroken, EngineStatus, BadAnswer):
+                last = self._failure(EngineFailed("engine-failed"))
+            except TimeoutError:
+                last = self._failure(TimedOut("request-timeout"))
+            await send({"type": "http.response.body", "body": last})
+
+    async def _first(self, frames: Frames, ends: float) -> Confidential[bytes]:
+        try:
+            async with asyncio.timeout_at(ends):
+                return self._rebuilt(await anext(frames))
+        except EngineStatus as refusal:
+            _refuse(refusal.status)
+        except TimeoutError:
+            raise TimedOut("request-timeout") from None
+        except (EngineBroken, BadAnswer, StopAsyncIteration):
+            raise EngineFailed("engine-failed") from None
+
+    async def _event(self, send: Send, payload: Confidential[bytes]) -> None:
+        if payload.reveal():
+            event = b"data: " + payload.reveal() + b"\n\n"
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    def _failure(self, failure: Rejected) -> bytes:
+        self.seen.code = failure.code
+        return b"data: " + failure.body() + b"\n\n"
+
+    def _rebuilt(self, data: Confidential[bytes]) -> Confidential[bytes]:
+        found = rebuild(data, self.stamp, with_usage=self.wants_usage)
+        if found.usage is not None:
+            self.seen.input_tokens = found.usage.input_tokens
+            self.seen.output_tokens = found.usage.output_tokens
+        return found.json
+
+
+def _refuse(status: int) -> NoReturn:
+    # the engine's own words are never passed on: they can quote the prompt or the schema
+    if status in {400, 413, 422}:
+        raise BadRequest("engine-refused")
+    if status in {429, 503}:
+        raise Overloaded("engine-busy", retry_after=2)
+    raise EngineFailed("engine-failed")
+
+
+def _require_json(scope: Scope) -> None:
+    headers = dict(scope["headers"])
+    media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if media != b"application/json" or headers.get(b"content-encoding", b"identity") != b"identity":
+        raise BadRequest("content-type")
+
+
+async def _read(receive: Receive) -> Confidential[bytes]:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return Confidential(b"".join(parts))

@@ -1,0 +1,178 @@
+"""The public listener: an ASGI application on a TLS port, drained before it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.admission import Admission
+from server.settings import LimitSettings
+from server.tls import TlsIdentity, server_context
+
+MAX_HEADER_BYTES = 32 * 1024
+"""Request line and headers together; the parser itself has no bound."""
+MAX_CONNECTIONS = 4096
+_KEEP_ALIVE_SECONDS = 75
+_HEADER_SECONDS = 10
+"""Time for the headers of one request, and for the first byte after the handshake."""
+_NOTICE_SECONDS = 1
+"""How long `/readyz` says no before the port closes, so that load balancers can look."""
+
+log = logging.getLogger("tacit.listener")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; port 0 takes any free port."""
+
+    host: str
+    port: int
+
+
+async def serve(
+    app: ASGIApp,
+    address: Address,
+    *,
+    identity: TlsIdentity,
+    limits: LimitSettings,
+    admission: Admission,
+    started: Callable[[int], None],
+    stop: asyncio.Event,
+) -> None:
+    """Listen until `stop` is set, then drain for at most `limits.drain_seconds` and close.
+
+    `started` is called once with the bound port, when connections are accepted. Raises `OSError`
+    when the address cannot be bound.
+    """
+    listening = _bind(address)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_NOTICE_SECONDS,
+        ssl_context_factory=lambda _config, _default: server_context(identity),
+    )
+    server = _Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        opening = asyncio.ensure_future(server.open.wait())
+        await asyncio.wait({serving, opening}, return_when=asyncio.FIRST_COMPLETED)
+        opening.cancel()
+        if server.started:
+            started(listening.getsockname()[1])
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        admission.drain()
+        log.info("draining", extra={"in_flight": admission.in_flight})
+        await asyncio.sleep(_NOTICE_SECONDS)
+        if not await admission.idle(seconds=limits.drain_seconds):
+            log.warning("cut", extra={"in_flight": admission.in_flight})
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set `stop` at SIGTERM or SIGINT; call it inside the running loop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+class _Server(uvicorn.Server):
+    """A server whose process owns its signals: uvicorn's raises them again after shutdown."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.open = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.open.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """Bounds that uvicorn leaves open: connections, header bytes, and the time headers take."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_bytes = 0
+        self._start_timer()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self.transport.abort()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._header_timer = self.loop.call_later(_HEADER_SECONDS, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+def _bind(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address.host, address.port))
+        listening.listen(1024)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening

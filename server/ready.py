@@ -1,0 +1,46 @@
+"""`Ready`: everything the API needs, which exists only after the boot has succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from attestation.keyset import Keyset
+from attestation.types import Nonce
+from server.admission import Admission
+from server.audit import AuditSink
+from server.auth import Keys
+from server.engine.protocol import Engine
+from server.settings import LimitSettings
+
+Clock = Callable[[], datetime]
+"""Returns the current time, with a time zone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under the name clients use, and what its engine can do."""
+
+    engine: Engine
+    device: Literal["cpu", "cuda"]
+    reasoning: bool
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A guest that has its keys, its evidence and its engines. The port opens on nothing less."""
+
+    models: Mapping[str, ServedModel]
+    keys: Keys
+    keyset: Keyset
+    report: Callable[[Nonce], Awaitable[bytes]]
+    """Collects fresh evidence for a client's nonce; may raise `attestation.errors.Refusal`."""
+    limits: LimitSettings
+    clock: Clock
+    audit: AuditSink
+    admission: Admission
+    healthy: Callable[[], bool]
+    """Whether every engine is up; false takes the replica out of rotation."""
