@@ -54,17 +54,10 @@ def parse_pem_chain(pem: bytes, *, what: str, longest: int) -> tuple[bytes, ...]
     count = pem.count(_BEGIN)
     if not 2 <= count <= longest:
         raise Malformed("certificate-malformed", f"{what} holds {count} certificates")
-    chain = tuple(_decode(block, what=what) for block in pem.split(_BEGIN)[1:])
-    if b"".join(map(encode_pem, chain)) != pem:
-        raise Malformed("certificate-malformed", f"{what} is not canonical PEM")
-    return chain
-
-
-def encode_pem(der: bytes) -> bytes:
-    """Return the RFC 7468 strict PEM of one certificate."""
-    text = base64.b64encode(der)
-    lines = (text[i : i + _COLUMNS] for i in range(0, len(text), _COLUMNS))
-    return _BEGIN + b"\n".join(lines) + _END
+    before, *blocks = pem.split(_BEGIN)
+    if before:
+        raise Malformed("certificate-malformed", f"{what} has text before its certificates")
+    return tuple(_decode(block, what=what) for block in blocks)
 
 
 def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
@@ -86,8 +79,13 @@ def common_name(name: x509.Name) -> str:
 
 
 def _decode(block: bytes, *, what: str) -> bytes:
-    body = block.removesuffix(_END).replace(b"\n", b"")
+    lines = block.removesuffix(_END).split(b"\n")
+    full = all(len(line) == _COLUMNS for line in lines[:-1]) and 0 < len(lines[-1]) <= _COLUMNS
+    body = b"".join(lines)
     try:
-        return base64.b64decode(body, validate=True)
+        der = base64.b64decode(body, validate=True)
     except binascii.Error:
         raise Malformed("certificate-malformed", f"{what} is not PEM") from None
+    if not full or not block.endswith(_END) or base64.b64encode(der) != body:
+        raise Malformed("certificate-malformed", f"{what} is not canonical PEM")
+    return der
