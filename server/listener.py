@@ -48,9 +48,11 @@ async def serve(
     admission: Admission,
     started: Callable[[int], None],
     stop: asyncio.Event,
+    notice_seconds: float = _NOTICE_SECONDS,
 ) -> None:
     """Listen until `stop` is set, then drain for at most `limits.drain_seconds` and close.
 
+    Between the two, `/readyz` says no for `notice_seconds` while the port is still open.
     `started` is called once with the bound port, when connections are accepted. Raises `OSError`
     when the address cannot be bound.
     """
@@ -66,7 +68,7 @@ async def serve(
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_NOTICE_SECONDS,
+        timeout_graceful_shutdown=1,
         ssl_context_factory=lambda _config, _default: server_context(identity),
     )
     server = _Server(config)
@@ -81,7 +83,7 @@ async def serve(
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         admission.drain()
         log.info("draining", extra={"in_flight": admission.in_flight})
-        await asyncio.sleep(_NOTICE_SECONDS)
+        await asyncio.sleep(notice_seconds)
         if not await admission.idle(seconds=limits.drain_seconds):
             log.warning("cut", extra={"in_flight": admission.in_flight})
     finally:

@@ -228,6 +228,7 @@ class Gateway:
     identity: TlsIdentity
     api_keys: list[str]
     port: int = 0
+    notice: float = 0.0
     stop: Callable[[], None] = lambda: None
 
     @property
@@ -303,6 +304,7 @@ def running(gateway: Gateway) -> Iterator[Gateway]:
                 admission=admission,
                 started=bound,
                 stop=stop,
+                notice_seconds=gateway.notice,
             )
 
         try:
