@@ -17,6 +17,9 @@ _ROOT_ROLE = "SGX Root CA"
 _TCB_SIGNER = ("SGX TCB Signing",)
 _PCK_LEAF = ("SGX PCK Certificate",)
 _PCK_ISSUER = ("SGX PCK Platform CA", "SGX PCK Processor CA")
+_KNOWN_ATTRIBUTES = sum(1 << bit for bit in (0, 4, 5, 6, 16, 27, 28, 29, 30, 31, 62, 63))
+"""TD_ATTRIBUTES that the TDX module ABI names: DEBUG, the profiling bits, ICSSD, LASS,
+SEPT_VE_DISABLE, MIGRATABLE, PKS, KL, TPA and PERFMON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,13 @@ def check_pce(tcb_info: Mapping[str, object], *, pce_id: bytes) -> None:
     """Check that the TCB info is about this provisioning certification enclave."""
     if str(tcb_info.get("pceId", "")).lower() != pce_id.hex():
         raise Undecidable("collateral-mismatch", f"the TCB info is not of PCE {pce_id.hex()}")
+
+
+def check_attributes(report: TdReport) -> None:
+    """Check that no TD attribute without a name is set; nobody could say what it weakens."""
+    reserved = int.from_bytes(report.td_attributes, "little") & ~_KNOWN_ATTRIBUTES
+    if reserved:
+        raise NotAffirmed("tdx-attributes", f"reserved TD attributes {reserved:#x} are set")
 
 
 def check_module_not_rolled_back(report: TdReport) -> None:

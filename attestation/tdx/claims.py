@@ -70,6 +70,7 @@ class Tcb:
     advisories: tuple[str, ...]
     """Union over platform, module and quoting enclave."""
     platform: TcbLevel
+    """Platform and TDX module together: the worse status, the older date, all advisories."""
     quoting_enclave: TcbLevel
     tcb_info_evaluation: int
     """`tcbEvaluationDataNumber` of the TCB info."""

@@ -13,6 +13,7 @@ from attestation.errors import Malformed, NotAuthentic, Refusal
 from attestation.tdx.causes import refusal_for
 from attestation.tdx.checks import (
     Chains,
+    check_attributes,
     check_module_not_rolled_back,
     check_pce,
     check_revocation_dates,
@@ -46,6 +47,16 @@ def verify_quote(quote: bytes, collateral: bytes, *, root_der: bytes, now: datet
     sent = Endorsed.parse(collateral)
     stated = _verify(quote, sent, root_der=root_der, now=now)
     return _claims(stated, frame=frame, sent=sent, root_der=root_der, now=now)
+
+
+def collateral_key(quote: bytes) -> str:
+    """Return `<fmspc>-<ca>` of the platform an unverified quote claims; it only picks a file."""
+    QuoteFrame.parse(quote)
+    try:
+        parsed = dcap_qvl.parse_quote(quote)
+        return f"{parsed.fmspc().lower()}-{parsed.ca()}"
+    except ValueError as error:
+        raise refusal_for(str(error)) from None
 
 
 def _verify(quote: bytes, sent: Endorsed, *, root_der: bytes, now: datetime) -> dict[str, Any]:
@@ -93,6 +104,7 @@ def _claims(
     platform = _platform(stated["platform"]["pck"])
     check_pce(tcb_info, pce_id=platform.pce_id)
     report = _report(stated["report"])
+    check_attributes(report)
     check_module_not_rolled_back(report)
     windows = (tcb_window, qe_window, root_crl, pck_crl)
     return TdxClaims(
