@@ -88,14 +88,7 @@ Affirmed = NewType("Affirmed", _Affirmed)
 
 def appraise(claims: Claims, policy: Policy, *, now: datetime) -> AttestationResult:
     """Answer every check that applies to `claims`; never raises, never stops early."""
-    facts = Facts(
-        simulated=claims.simulated,
-        tdx=claims.tdx,
-        runtime=claims.runtime,
-        events=claims.events,
-        binding=claims.binding,
-    )
-    done = appraise_facts(facts, policy, now=now)
+    done = appraise_facts(Facts.of(claims), policy, now=now)
     return AttestationResult(
         policy=done.policy,
         policy_digest=done.policy_digest,

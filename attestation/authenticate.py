@@ -125,8 +125,15 @@ def _same(given: bytes | str, expected: bytes | str) -> bool:
 def _replay(log: bytes, tdx: TdxClaims) -> tuple[tuple[RuntimeEvent, ...], EventSummary]:
     if not log:
         return (), NO_EVENTS
-    parsed = EventLog.parse(log)
-    for index, (replayed, quoted) in enumerate(zip(parsed.replay(), tdx.report.rtmrs, strict=True)):
+    return replayed_events(EventLog.parse(log), tdx)
+
+
+def replayed_events(log: EventLog, tdx: TdxClaims) -> tuple[tuple[RuntimeEvent, ...], EventSummary]:
+    """Return what `log` says once it replays to the RTMRs of a verified quote.
+
+    Raises `NotAuthentic` `eventlog-mismatch` or `eventlog-payload`.
+    """
+    for index, (replayed, quoted) in enumerate(zip(log.replay(), tdx.report.rtmrs, strict=True)):
         if not hmac.compare_digest(replayed, quoted):
             raise NotAuthentic("eventlog-mismatch", f"the log does not replay to RTMR{index}")
-    return parsed.runtime_events(), parsed.summary()
+    return log.runtime_events(), log.summary()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from attestation.authenticate import Claims
 from attestation.binding import Binding
 from attestation.keyset import Keyset
 from attestation.policy import Guest, Policy, PolicyFile
@@ -26,6 +27,11 @@ class Facts:
     events: EventSummary
     binding: Binding | None
     """`None` for a bare quote, which nothing ties to a key or a nonce."""
+
+    @classmethod
+    def of(cls, claims: Claims) -> Facts:
+        """Return what authenticated evidence states."""
+        return cls(claims.simulated, claims.tdx, claims.runtime, claims.events, claims.binding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,8 @@ GUEST_FIELDS = (
 )
 
 
-def _register(report: TdReport, field: str) -> bytes:
+def register(report: TdReport, field: str) -> bytes:
+    """Return the register of a reference-value set's `field`."""
     if field.startswith("rtmr"):
         return report.rtmrs[int(field[4:])]
     value: bytes = getattr(report, field)
@@ -77,7 +84,7 @@ def _register(report: TdReport, field: str) -> bytes:
 def _measured(field: str) -> Callable[[Case], _Answer]:
     def judge(case: Case) -> _Answer:
         accepted = case.guest.accepted(field)
-        actual = _register(case.facts.tdx.report, field)
+        actual = register(case.facts.tdx.report, field)
         expected = " or ".join(value.hex() for value in accepted)
         return actual in accepted, f"{expected} (guest {case.guest.name})", actual.hex()
 
@@ -275,6 +282,8 @@ def keyset_rules(keyset: Keyset) -> tuple[Rule, ...]:
         accepted, actual = case.file.keyset.audit_fields, ", ".join(posture.audit) or "none"
         if accepted == "any":
             return True, "any", actual
+        if accepted == "none":
+            return not posture.audit, "none", actual
         return set(posture.audit) <= set(accepted), f"only {', '.join(accepted)}", actual
 
     def config_measured(case: Case) -> _Answer:
@@ -317,7 +326,7 @@ def closest_guest(report: TdReport, guests: tuple[Guest, ...]) -> Guest:
     """Return the set that `report` matches in most fields: values of two images never mix."""
 
     def matches(guest: Guest) -> int:
-        return sum(_register(report, field) in guest.accepted(field) for field in GUEST_FIELDS)
+        return sum(register(report, field) in guest.accepted(field) for field in GUEST_FIELDS)
 
     return max(guests, key=matches)
 

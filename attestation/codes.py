@@ -55,7 +55,12 @@ CODES = MappingProxyType(
         "report-unavailable": "ask the operator whether the service is ready, then try again",
         "service-unreachable": "check host and port; the service speaks TLS 1.3",
         "tls-certificate": "the service must present an X.509 certificate",
+        # -- commands (attestation.commands)
+        "file-unreadable": "correct the path on the command line",
+        "file-unwritable": "correct the path on the command line",
+        "argument-invalid": "see --help for the form of this argument",
         # -- policy and checks (attestation.policy, attestation.checks)
+        "policy-blank": "replace every FILL-IN of the template with a reviewed value",
         "policy-invalid": "mend the named field of the policy; every expectation must be spelled "
         "out",
         "root.simulated": "use a policy for this kind of machine; a simulated guest proves "
@@ -134,7 +139,7 @@ CODES = MappingProxyType(
         "jwe-not-for-us": "attest again; the answer was sealed to another key or altered",
         "resource-path": "name a resource as repo/type/tag",
         "resource-unknown": "add the resource to the broker's configuration or correct its name",
-        "manifest-not-measured": "measure the manifest the key was wrapped for, or wrap for this one",
+        "manifest-not-measured": "measure the manifest the key was wrapped for, or seal again",
         "affirmation-expired": "attest again; the collateral behind the result has ended",
         "session-unknown": "ask for a challenge first and send its cookie",
         "session-expired": "ask for a new challenge; a session lasts some minutes",
@@ -145,6 +150,7 @@ CODES = MappingProxyType(
         "route-unknown": "compare the path and method with KBS 0.4.0",
         "broker-bug": "report it with the time; nothing was released",
         "broker-busy": "try again in some minutes; every session is in use",
+        "broker-tls": "name the PEM certificate and its private key under `tls`",
         "broker-store": "free the disk or restart the database; nothing is released unrecorded",
         "broker-store-url": "use sqlite:PATH in a directory that can be written, or a database URL",
         "release-log-broken": "treat the broker's host as compromised: its log was altered",

@@ -25,6 +25,9 @@ from attestation.keyset import DigestText, Line, Name
 from attestation.tdx.claims import TcbStatus
 from attestation.types import Digest
 
+FILL_IN = "FILL-IN"
+"""Stands in a template where a value belongs; a policy that holds it does not load."""
+
 _LABEL = b"tacit/v1/policy"
 _ZERO_REGISTER = "00" * 48
 _DEBUG_BITS = 0xFF
@@ -68,7 +71,9 @@ Advisory = Annotated[str, StringConstraints(pattern=r"^INTEL-(SA|DOC)-[0-9]{5}$"
 
 
 def _one_as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 Registers = Annotated[tuple[Hex48, ...], _some("value"), BeforeValidator(_one_as_list)]
@@ -214,7 +219,7 @@ class KeysetPolicy(Document):
     training: Literal["none"]
     operators: Literal["any"] | Annotated[tuple[Line, ...], _some("operator")]
     jurisdictions: Literal["any"] | Annotated[tuple[Line, ...], _some("jurisdiction")]
-    audit_fields: Literal["any"] | Annotated[tuple[Name, ...], _some("audit field")]
+    audit_fields: Literal["any", "none"] | Annotated[tuple[Name, ...], _some("audit field")]
     """Field names an audit record may carry at most."""
 
 
@@ -257,15 +262,25 @@ class Policy:
     def load(cls, data: bytes, *, name: str) -> Policy:
         """Parse the YAML `data` of the file called `name`, or raise `ConfigError`."""
         try:
+            blanks = data.decode("utf-8").count(FILL_IN)
+            if blanks:
+                raise ConfigError("policy-blank", f"{name} has {blanks} values left to fill in")
             file = parse_yaml(PolicyFile, data, name=name)
+        except UnicodeDecodeError:
+            raise ConfigError("yaml-malformed", f"{name} is not UTF-8") from None
         except ConfigError as error:
             code = "policy-invalid" if error.code == "config-invalid" else error.code
             raise ConfigError(code, error.why) from None
         if file.root == "intel":
             roots = intel_roots()
         else:
-            roots = Roots(tdx_der=_root_der(file.root.simulated, name=name), simulated=True)
-        return cls(file, roots, Digest.sha256(_LABEL + length_prefixed(data)))
+            roots = simulated_roots(file.root.simulated, name=name)
+        return cls(file, roots, cls.digest_of(data))
+
+    @staticmethod
+    def digest_of(data: bytes) -> Digest:
+        """Return the digest that the policy of these file bytes has."""
+        return Digest.sha256(_LABEL + length_prefixed(data))
 
     @property
     def profile(self) -> Literal["production", "simulated"]:
@@ -287,14 +302,15 @@ def _intel_root() -> bytes:
     return resources.files("attestation.tdx").joinpath("intel_root.der").read_bytes()
 
 
-def _root_der(pem: str, *, name: str) -> bytes:
+def simulated_roots(pem: str, *, name: str) -> Roots:
+    """Return the root of a software TDX; raises `ConfigError` for Intel's or for no root."""
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
         raise ConfigError(
-            "policy-invalid", f"{name}: root.simulated is not one PEM certificate"
+            "policy-invalid", f"{name}: the root is not one PEM certificate"
         ) from None
     intel = x509.load_der_x509_certificate(_intel_root())
     if certificate.public_key() == intel.public_key():
-        raise ConfigError("policy-invalid", f"{name}: root.simulated is Intel's; write root: intel")
-    return certificate.public_bytes(Encoding.DER)
+        raise ConfigError("policy-invalid", f"{name}: the root is Intel's; write root: intel")
+    return Roots(tdx_der=certificate.public_bytes(Encoding.DER), simulated=True)

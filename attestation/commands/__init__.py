@@ -1,1 +1,8 @@
 """One module a command family; each has `register(commands)` that adds its parsers."""
+
+from __future__ import annotations
+
+from attestation.commands import explain, inspect, policy, verify
+
+FAMILIES = (verify.register, explain.register, inspect.register, policy.register)
+"""What `tacit` offers on the base install; every entry adds one family of commands."""

@@ -1,0 +1,75 @@
+"""Files and arguments of the command line: read within a limit, write whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attestation.codec import MAX_JSON
+from attestation.errors import ConfigError, Malformed
+from attestation.policy import Policy
+
+
+def read(path: Path, *, limit: int = MAX_JSON) -> bytes:
+    """Read `path`, at most `limit` bytes."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise ConfigError("file-unreadable", f"{path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise Malformed("too-large", f"{path.name} is over {limit} bytes")
+    return data
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write `path` so that a reader sees the old file or the whole new one."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError("file-unwritable", f"{path}: {error.strerror}") from None
+
+
+def load_policy(path: Path) -> Policy:
+    """Read and load a policy file."""
+    return Policy.load(read(path), name=path.name)
+
+
+def now() -> datetime:
+    """Return the time of this machine."""
+    return datetime.now(UTC)
+
+
+def moment(text: str) -> datetime:
+    """Parse an argument: seconds since 1970 or RFC 3339 with an offset."""
+    try:
+        value = datetime.fromtimestamp(int(text), UTC) if text.isdecimal() else _rfc3339(text)
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError("give UNIX seconds or RFC 3339 with an offset") from None
+    return value
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`, which every command with something to read has."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+
+
+def show(document: Any) -> None:
+    """Print JSON on standard output."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _rfc3339(text: str) -> datetime:
+    value = datetime.fromisoformat(text)
+    if value.tzinfo is None:
+        raise ValueError("no offset")
+    return value.astimezone(UTC)

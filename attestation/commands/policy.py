@@ -1,0 +1,92 @@
+"""`tacit policy`: draft a policy from a report or as a template, and say what a policy accepts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from attestation.cli import Commands
+from attestation.commands import files
+from attestation.explain import policy_sentences
+from attestation.policy import Policy, intel_roots, simulated_roots
+from attestation.report import Report
+
+REVIEW = """these values are what one guest showed: whoever ran it chose them. Compare MRTD and
+RTMRs with your own build of the image, and the digests with what you deployed, before you rely on
+them"""
+
+
+def register(commands: Commands) -> None:
+    """Add `policy new|check`."""
+    parser = commands.add_parser("policy", help="write and read appraisal policies")
+    acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
+
+    new = acts.add_parser("new", help="print a policy: a template, or one that accepts one guest")
+    new.add_argument("--from", dest="source", type=Path, metavar="REPORT")
+    new.add_argument("--name", help="what the policy is called")
+    new.add_argument("--collateral", type=Path, metavar="FILE")
+    new.add_argument("--at", type=files.moment, metavar="TIME", help="default: when it was saved")
+    new.add_argument(
+        "--simulated-root", type=Path, metavar="PEM", help="the root of a software TDX"
+    )
+    new.set_defaults(run=run_new)
+
+    check = acts.add_parser("check", help="load a policy and say what it accepts")
+    check.add_argument("file", type=Path, metavar="FILE")
+    files.add_json(check)
+    check.set_defaults(run=run_check)
+
+
+def run_new(arguments: argparse.Namespace) -> int:
+    """Print YAML; with `--from` only after the report's signatures have been checked."""
+    from attestation.draft import Draft
+
+    pem = None
+    if arguments.simulated_root is not None:
+        pem = files.read(arguments.simulated_root).decode("ascii", "replace")
+    if arguments.source is None:
+        name = {} if arguments.name is None else {"name": arguments.name}
+        print(Draft(root_pem=pem, **name).to_yaml(), end="")
+        return 0
+    text = _draft(arguments, pem=pem)
+    Policy.load(text.encode(), name="the draft")
+    print(text, end="")
+    print(REVIEW, file=sys.stderr)
+    return 0
+
+
+def _draft(arguments: argparse.Namespace, *, pem: str | None) -> str:
+    from attestation.authenticate import authenticate
+    from attestation.commands.verify import endorsements_for
+    from attestation.draft import Draft
+
+    report = Report.parse(files.read(arguments.source))
+    saved = report.verification
+    claims = authenticate(
+        report.evidence,
+        endorsements_for(report, arguments.collateral),
+        roots=intel_roots() if pem is None else simulated_roots(pem, name="--simulated-root"),
+        expected_nonce=report.nonce,
+        now=arguments.at or (saved.verified_at if saved else files.now()),
+    )
+    draft = Draft.of(
+        claims.tdx.report,
+        report.keyset,
+        name=arguments.name or "draft",
+        evaluation=claims.tdx.tcb.evaluation,
+        root_pem=pem,
+    )
+    return draft.to_yaml()
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Say what a policy accepts, or raise `ConfigError` where it does not load."""
+    policy = files.load_policy(arguments.file)
+    if arguments.json:
+        document = policy.file.model_dump(mode="json")
+        files.show({"name": policy.name, "digest": str(policy.digest), "policy": document})
+    else:
+        print("\n".join(policy_sentences(policy.file)))
+        print(f"  digest     {policy.digest}")
+    return 0

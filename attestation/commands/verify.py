@@ -1,0 +1,197 @@
+"""`tacit verify`: a service, a saved report or a bare quote in; a verdict and its reasons out."""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import secrets
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from attestation.cli import Commands
+from attestation.commands import files
+from attestation.errors import NotAffirmed, NotAuthentic, Refusal
+from attestation.explain import Answer, as_of, of_appraisal, of_authentic, of_refusal, of_result
+from attestation.policy import Policy, intel_roots
+from attestation.report import Report
+from attestation.types import Endorsements
+
+
+def register(commands: Commands) -> None:
+    """Add `verify service|report|quote`."""
+    parser = commands.add_parser("verify", help="verify evidence and say what it proves")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+    service = kinds.add_parser("service", help="fetch fresh evidence from a service and verify it")
+    service.add_argument("url", metavar="URL", help="https://host[:port]")
+    service.add_argument("--policy", type=Path, required=True, metavar="FILE")
+    service.add_argument("--collateral", type=Path, metavar="FILE", help=_COLLATERAL)
+    service.add_argument("--save", type=Path, metavar="FILE", help="keep all that was verified")
+    service.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
+    files.add_json(service)
+    service.set_defaults(run=verify_service)
+
+    report = kinds.add_parser("report", help="verify a saved report, offline")
+    report.add_argument("file", type=Path, metavar="FILE")
+    report.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
+    report.add_argument("--collateral", type=Path, metavar="FILE", help=_COLLATERAL)
+    report.add_argument(
+        "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
+    )
+    files.add_json(report)
+    report.set_defaults(run=verify_report)
+
+    quote = kinds.add_parser("quote", help="verify a bare TDX quote, offline")
+    quote.add_argument("file", type=Path, metavar="QUOTE")
+    quote.add_argument("--collateral", type=Path, required=True, metavar="FILE")
+    quote.add_argument("--at", type=files.moment, required=True, metavar="UNIX_OR_RFC3339")
+    quote.add_argument("--event-log", type=Path, metavar="FILE", help="CCEL, or dstack's JSON")
+    quote.add_argument("--report-data", metavar="HEX", help="the 64 bytes it must commit to")
+    quote.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
+    files.add_json(quote)
+    quote.set_defaults(run=verify_quote)
+
+
+_NO_POLICY = "without one the best verdict is `authentic`"
+_COLLATERAL = "Intel's collateral, or a directory of it; default: what the report staples"
+
+
+def verify_service(arguments: argparse.Namespace) -> int:
+    """Verify the service at a URL with a nonce of our own."""
+    policy_text = files.read(arguments.policy)
+    policy = Policy.load(policy_text, name=arguments.policy.name)
+
+    def answer() -> Answer:
+        from attestation.fetch import fetch_report
+        from attestation.types import nonce
+        from attestation.verifier import Verifier
+
+        challenge = nonce(secrets.token_bytes(32))
+        fetched = fetch_report(arguments.url, nonce=challenge, timeout_s=arguments.timeout)
+        report = Report.parse(fetched.report)
+        endorsements = endorsements_for(report, arguments.collateral)
+        now = files.now()
+        if arguments.save is not None:  # kept even when it is refused: it is evidence of that
+            saved = report.verified(
+                now, tls_spki=fetched.spki, policy=policy_text, endorsements=endorsements
+            )
+            files.write(arguments.save, saved.to_bytes())
+        result = Verifier(policy).verify(
+            report.evidence, endorsements, expected_nonce=challenge, now=now
+        )
+        _check_tls_key(report, str(fetched.spki))
+        return of_result(result, now=now)
+
+    return _tell(answer, arguments, simulated=policy.roots.simulated)
+
+
+def verify_report(arguments: argparse.Namespace) -> int:
+    """Verify a saved report as of when it was saved; its nonce proves no freshness to us."""
+    policy = _policy(arguments.policy)
+    simulated = policy is not None and policy.roots.simulated
+
+    def answer() -> Answer:
+        report = Report.parse(files.read(arguments.file))
+        return of_report(report, policy, arguments=arguments)
+
+    return _tell(answer, arguments, simulated=simulated)
+
+
+def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Namespace) -> Answer:
+    """Verify a report that was kept, at `--at`, else when it was saved, else now."""
+    from attestation.appraise import appraise
+    from attestation.authenticate import authenticate
+    from attestation.checks import Facts
+
+    saved = report.verification
+    moment: datetime = arguments.at or (saved.verified_at if saved else files.now())
+    claims = authenticate(
+        report.evidence,
+        endorsements_for(report, arguments.collateral),
+        roots=intel_roots() if policy is None else policy.roots,
+        expected_nonce=report.nonce,
+        now=moment,
+    )
+    if saved is not None:
+        _check_tls_key(report, saved.tls_spki)
+    if policy is None:
+        return as_of(of_authentic(Facts.of(claims)), moment)
+    if saved is not None and Policy.digest_of(saved.policy.encode()) != policy.digest:
+        print("note: the report was saved under another policy than this one", file=sys.stderr)
+    return as_of(of_result(appraise(claims, policy, now=moment), now=moment), moment)
+
+
+def verify_quote(arguments: argparse.Namespace) -> int:
+    """Verify a quote that nothing ties to a key or a nonce."""
+    policy = _policy(arguments.policy)
+    simulated = policy is not None and policy.roots.simulated
+
+    def answer() -> Answer:
+        from attestation.appraise import appraise_facts
+        from attestation.authenticate import replayed_events
+        from attestation.checks import Facts
+        from attestation.codec import unhex
+        from attestation.tdx import quote as tdx_quote
+        from attestation.tdx.eventlog import NO_EVENTS, EventLog, RuntimeEvent
+
+        roots = intel_roots() if policy is None else policy.roots
+        tdx = tdx_quote.verify_quote(
+            files.read(arguments.file),
+            files.read(arguments.collateral),
+            root_der=roots.tdx_der,
+            now=arguments.at,
+        )
+        if arguments.report_data is not None:
+            wanted = unhex(arguments.report_data, size=64, what="report data")
+            if not hmac.compare_digest(wanted, tdx.report.report_data):
+                raise NotAuthentic("binding-mismatch", "REPORT_DATA is not the expected one")
+        runtime: tuple[RuntimeEvent, ...] = ()
+        events = NO_EVENTS
+        if arguments.event_log is not None:
+            text = files.read(arguments.event_log)
+            is_json = text.lstrip()[:1] == b"["
+            log = EventLog.parse_dstack(text) if is_json else EventLog.parse(text)
+            runtime, events = replayed_events(log, tdx)
+        facts = Facts(roots.simulated, tdx, runtime, events, binding=None)
+        if policy is None:
+            return as_of(of_authentic(facts), arguments.at)
+        done = appraise_facts(facts, policy, now=arguments.at)
+        return as_of(of_appraisal(done, facts, now=arguments.at), arguments.at)
+
+    return _tell(answer, arguments, simulated=simulated)
+
+
+def _tell(answer: Callable[[], Answer], arguments: argparse.Namespace, *, simulated: bool) -> int:
+    """Print the verdict, a refusal's too, and return its exit code."""
+    code = 0
+    try:
+        told = answer()
+        if told.verdict == "refused":
+            code = NotAffirmed.exit_code
+    except Refusal as refusal:
+        told, code = of_refusal(refusal, simulated=simulated), refusal.exit_code
+    if arguments.json:
+        files.show(told.to_json())
+    else:
+        print(told.to_text())
+    return code
+
+
+def _check_tls_key(report: Report, seen: str) -> None:
+    if report.keyset.tls_spki != seen:
+        raise NotAuthentic("tls-key-mismatch", "the TLS key seen is not the attested one")
+
+
+def endorsements_for(report: Report, path: Path | None) -> Endorsements:
+    """Return the collateral of `path`, or what the report staples."""
+    if path is None:
+        return report.endorsements
+    from attestation.endorse import FileEndorser
+
+    return FileEndorser(path).endorsements(report.quote)
+
+
+def _policy(path: Path | None) -> Policy | None:
+    return None if path is None else files.load_policy(path)

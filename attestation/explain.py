@@ -1,0 +1,276 @@
+"""A verdict in; the JSON a script reads and the sentences a person reads out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from attestation.appraise import Appraisal, AttestationResult, Check
+from attestation.binding import Binding, KeysetBinding
+from attestation.checks import Facts, stamp
+from attestation.codes import CODES
+from attestation.errors import Malformed, Refusal, Undecidable
+from attestation.policy import PolicyFile
+from attestation.tdx.claims import TdxClaims
+
+Verdict = Literal["affirmed", "authentic", "refused", "undecidable", "malformed"]
+
+SIMULATED = "SIMULATED: software TDX under a test root; this says nothing about any hardware"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one verification came to, ready to be shown."""
+
+    verdict: Verdict
+    code: str | None
+    """The first failed check's id or the refusal's code; `None` when nothing failed."""
+    simulated: bool
+    facts: Facts | None
+    expires_at: datetime | None
+    checks: tuple[Check, ...] = ()
+    policy: str | None = None
+    why: str = ""
+    next: str = ""
+    as_of: datetime | None = None
+    """Set where the time was not the clock's: the verdict is one about that moment."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON of `tacit verify --json`."""
+        tcb = self.facts.tdx.tcb if self.facts else None
+        return {
+            "verdict": self.verdict,
+            "code": self.code,
+            "simulated": self.simulated,
+            "tcb_status": tcb.status.value if tcb else None,
+            "advisories": list(tcb.advisories) if tcb else [],
+            "expires_at": stamp(self.expires_at) if self.expires_at else None,
+            "checks": [check_json(check) for check in self.checks],
+            "claims": claims_json(self.facts) if self.facts else {},
+        }
+
+    def to_text(self) -> str:
+        """Return the sentences: the verdict, who, what, where, keeps, and each failed check."""
+        lines = [SIMULATED] if self.simulated else []
+        return "\n".join([*lines, *self._headline(), *self._said(), *self._failures()])
+
+    def _headline(self) -> Iterator[str]:
+        passed = sum(check.passed for check in self.checks)
+        until = f" until {stamp(self.expires_at)}" if self.expires_at else ""
+        as_of = f", as of {stamp(self.as_of)}" if self.as_of else ""
+        if self.verdict == "affirmed":
+            count = f"{passed} of {len(self.checks)} checks of policy {self.policy}"
+            yield f"affirmed{until}{as_of}: {count}"
+        elif self.verdict == "authentic":
+            yield f"authentic{until}{as_of}: the signatures hold; no policy was applied"
+        else:
+            yield f"{self.verdict} ({self.code}){as_of}: {self.why}"
+            if self.next:
+                yield f"  next   {self.next}"
+
+    def _said(self) -> Iterator[str]:
+        if self.facts is None or self.verdict not in ("affirmed", "authentic"):
+            return
+        yield from sentences(self.facts)
+
+    def _failures(self) -> Iterator[str]:
+        failed = [check for check in self.checks if not check.passed]
+        for check in failed:
+            yield from check_text(check)
+        if failed:
+            yield f"  {len(self.checks) - len(failed)} other checks passed"
+
+
+def of_result(result: AttestationResult, *, now: datetime) -> Answer:
+    """Explain an attestation result at `now`."""
+    return of_appraisal(result, Facts.of(result.claims), now=now)
+
+
+def of_appraisal(appraisal: Appraisal, facts: Facts, *, now: datetime) -> Answer:
+    """Explain an appraisal of `facts` at `now`."""
+    code = appraisal.code
+    why, step = "", ""
+    if code is None and now >= appraisal.expires_at:
+        code, why = "result-expired", f"the result ended at {stamp(appraisal.expires_at)}"
+        step = CODES[code]
+    elif code is not None:
+        why = f"policy {appraisal.policy} does not accept it"
+    return Answer(
+        verdict="affirmed" if code is None else "refused",
+        code=code,
+        simulated=facts.simulated,
+        facts=facts,
+        expires_at=appraisal.expires_at,
+        checks=appraisal.checks,
+        policy=appraisal.policy,
+        why=why,
+        next=step,
+    )
+
+
+def of_authentic(facts: Facts) -> Answer:
+    """Explain evidence whose signatures hold and that nobody appraised."""
+    return Answer(
+        verdict="authentic",
+        code=None,
+        simulated=facts.simulated,
+        facts=facts,
+        expires_at=facts.tdx.collateral.expires,
+    )
+
+
+def of_refusal(refusal: Refusal, *, simulated: bool) -> Answer:
+    """Explain a refusal; `simulated` says whether the trusted root was a simulator's."""
+    verdict: Verdict = "refused"
+    if isinstance(refusal, Malformed):
+        verdict = "malformed"
+    elif isinstance(refusal, Undecidable):
+        verdict = "undecidable"
+    return Answer(
+        verdict=verdict,
+        code=refusal.code,
+        simulated=simulated,
+        facts=None,
+        expires_at=None,
+        why=refusal.why,
+        next=refusal.next_step,
+    )
+
+
+def as_of(answer: Answer, moment: datetime) -> Answer:
+    """Mark `answer` as one about `moment`."""
+    return replace(answer, as_of=moment)
+
+
+def check_text(check: Check) -> Iterator[str]:
+    """Say one check in full."""
+    yield f"  {'✓' if check.passed else '✗'} {check.id:<18} {check.why}"
+    yield f"      expected {check.expected}"
+    yield f"      actual   {check.actual}"
+    if not check.passed:
+        yield f"      next: {check.next}"
+
+
+def sentences(facts: Facts) -> Iterator[str]:
+    """Say who the guest is, what runs, where the keys are and what is kept."""
+    tcb = facts.tdx.tcb
+    advisories = f", advisories {', '.join(tcb.advisories)}" if tcb.advisories else ""
+    kind = "software TDX (simulated)" if facts.simulated else "Intel TDX"
+    yield f"  who    {kind}, TCB {tcb.status.value} ({tcb.platform.date:%Y-%m-%d}){advisories}"
+    report = facts.tdx.report
+    yield f"  what   firmware {short(report.mrtd)}, kernel {short(report.rtmrs[1])}"
+    for event in facts.runtime:
+        yield f"         {event.operation} {event.content[:200]}"
+    if isinstance(facts.binding, KeysetBinding):
+        keyset, posture = facts.binding.keyset, facts.binding.keyset.posture
+        yield f"  where  the TLS key {keyset.tls_spki} exists only inside this guest"
+        yield f"  keeps  retention {posture.retention}, training {posture.training} (stated)"
+        yield f"         operated by {posture.operator}; jurisdiction {posture.jurisdiction}"
+    elif facts.binding is None:
+        yield "  where  nothing here ties the quote to a key or a nonce: it may be old or relayed"
+    else:
+        yield "  where  bound to the key a broker will answer to, for its nonce"
+
+
+def short(value: bytes) -> str:
+    """Shorten a digest for a sentence; JSON and failed checks hold it whole."""
+    return f"sha384:{value.hex()[:12]}…"
+
+
+def claims_json(facts: Facts) -> dict[str, Any]:
+    """Return verified claims as JSON values; times are RFC 3339, bytes are hex."""
+    return {
+        "tdx": tdx_json(facts.tdx),
+        "runtime": [
+            {"domain": e.domain, "operation": e.operation, "content": e.content}
+            for e in facts.runtime
+        ],
+        "event_log": facts.events.present,
+        "binding": _binding_json(facts.binding),
+    }
+
+
+def tdx_json(tdx: TdxClaims) -> dict[str, Any]:
+    """Return the claims of a verified quote and its collateral."""
+    report, tcb, platform = tdx.report, tdx.tcb, tdx.platform
+    return {
+        "quote_version": tdx.quote_version,
+        "mrtd": report.mrtd.hex(),
+        **{f"rtmr{index}": value.hex() for index, value in enumerate(report.rtmrs)},
+        "mr_config_id": report.mr_config_id.hex(),
+        "mr_owner": report.mr_owner.hex(),
+        "mr_owner_config": report.mr_owner_config.hex(),
+        "mr_seam": report.mr_seam.hex(),
+        "mr_signer_seam": report.mr_signer_seam.hex(),
+        "td_attributes": report.td_attributes.hex(),
+        "xfam": report.xfam.hex(),
+        "report_data": report.report_data.hex(),
+        "tee_tcb_svn": report.tee_tcb_svn.hex(),
+        "tcb_status": tcb.status.value,
+        "tcb_date": stamp(tcb.platform.date),
+        "qe_status": tcb.quoting_enclave.status.value,
+        "advisories": list(tcb.advisories),
+        "evaluation_number": tcb.evaluation,
+        "fmspc": platform.fmspc.hex(),
+        "ppid": platform.ppid.hex(),
+        "collateral_issued": stamp(tdx.collateral.issued),
+        "collateral_expires": stamp(tdx.collateral.expires),
+    }
+
+
+def policy_sentences(file: PolicyFile) -> Iterator[str]:
+    """Say what a policy accepts, in the order of the file."""
+    tdx, tcb, keyset = file.tdx, file.tdx.tcb, file.keyset
+    root = "Intel's root" if file.root == "intel" else "a simulator's root: proves nothing"
+    yield f"policy {file.name} ({file.profile}) trusts {root}"
+    yield f"  status     {', '.join(status.value for status in tcb.accepted_statuses)}"
+    for grace in tcb.graces:
+        yield f"             {grace.status.value} until {stamp(grace.until)}"
+    yield f"  advisories denied: {_words(tcb.denied_advisories)}"
+    yield f"  collateral evaluation number {tcb.minimum_evaluation_number} or later"
+    yield f"             at most {tcb.collateral_max_age_days} days old"
+    yield f"  platforms  {_words(tdx.platforms)}"
+    yield f"  module     signer {_words(tdx.module.signer)}"
+    yield f"             measurement {_words(tdx.module.measurement)}"
+    for guest in tdx.guests:
+        yield f"  guest      {guest.name}: firmware {guest.mrtd[0][:12]}…"
+    for digest in file.runtime.config:
+        yield f"  config     {digest}"
+    for name, digests in file.runtime.models.items():
+        yield f"  model      {name}: {', '.join(digests)}"
+    yield f"  gpu        {file.gpu}"
+    yield f"  keyset     retention {keyset.retention}, training {keyset.training}"
+    yield f"             operators {_words(keyset.operators)}"
+    yield f"             jurisdictions {_words(keyset.jurisdictions)}"
+    yield f"             audit fields {_words(keyset.audit_fields)}"
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def check_json(check: Check) -> dict[str, Any]:
+    """Return one check as it stands in the JSON."""
+    return {
+        "id": check.id,
+        "passed": check.passed,
+        "expected": check.expected,
+        "actual": check.actual,
+        "why": check.why,
+        "next": check.next,
+    }
+
+
+def _binding_json(binding: Binding | None) -> dict[str, Any] | None:
+    if binding is None:
+        return None
+    if isinstance(binding, KeysetBinding):
+        return {
+            "kind": "keyset",
+            "nonce": binding.nonce.hex(),
+            "keyset_digest": str(binding.keyset.digest),
+            "keyset": binding.keyset.model_dump(mode="json"),
+        }
+    return {"kind": "kbs", "nonce": binding.nonce, "tee_pubkey": dict(binding.tee_pubkey)}
