@@ -31,13 +31,13 @@ tdx:
   module: {{signer: intel, measurement: ["{mr_seam}"]}}
   guests:
     - name: simulated-td
-      mrtd: "{mrtd}"
-      rtmr0: "{rtmr0}"
-      rtmr1: "{rtmr1}"
-      rtmr2: "{rtmr2}"
-      mr_config_id: {mr_config_id}
-      mr_owner: {mr_owner}
-      mr_owner_config: {mr_owner_config}
+      mrtd: ["{mrtd}"]
+      rtmr0: ["{rtmr0}"]
+      rtmr1: ["{rtmr1}"]
+      rtmr2: ["{rtmr2}"]
+      mr_config_id: [{mr_config_id}]
+      mr_owner: [{mr_owner}]
+      mr_owner_config: [{mr_owner_config}]
 runtime:
   config: [{config}]
   models:

@@ -26,10 +26,12 @@ from attestation.errors import ConfigError
 from attestation.simulator.firmware import CCEL_SIZE, encode_table
 from attestation.simulator.guest import SoftwareGuest
 
-POLL_S = 0.005
+IDLE_S = 0.01
+BUSY_S = 0.002
+"""Pauses between two looks at the directory, without and shortly after a guest's request."""
+_BUSY_POLLS = 100
 BOOT_REQUEST = "boot-request"
 
-_RTMRS = tuple(f"rtmr{index}:sha384" for index in range(4))
 _OURS = (0, 0)
 
 
@@ -48,7 +50,9 @@ class SimulatedKernel:
         self._launch = launch
         self._reports = directory / "report"
         self._measurements = directory / "measurements"
+        self._registers = tuple(self._measurements / f"rtmr{n}:sha384" for n in range(4))
         self._staging = directory / ".staging"
+        self._boot_request = directory / BOOT_REQUEST
         self._requests: dict[str, _Request] = {}
         self._guest = launch()
 
@@ -78,19 +82,20 @@ class SimulatedKernel:
         }
         for name, value in fixed.items():
             self._publish(self._measurements / name, value, mode=0o444)
-        for index in range(len(_RTMRS)):
+        for index in range(len(self._registers)):
             self._publish_register(index)
-        (self._directory / BOOT_REQUEST).unlink(missing_ok=True)
+        self._boot_request.unlink(missing_ok=True)
 
-    def poll(self) -> None:
-        """Look once at everything a guest may have written, and answer."""
-        if (self._directory / BOOT_REQUEST).exists():
+    def poll(self) -> bool:
+        """Look once at everything a guest may have written, and answer; say whether one is busy."""
+        busy = False
+        if self._boot_request.exists():
             self.boot()
-        for index, name in enumerate(_RTMRS):
-            path = self._measurements / name
+        for index, path in enumerate(self._registers):
             if _written(path, size=48):
                 self._guest.extend_register(index, path.read_bytes())
                 self._publish_register(index)
+                busy = True
         names = {entry.name for entry in self._reports.iterdir()}
         for gone in self._requests.keys() - names:
             del self._requests[gone]
@@ -98,11 +103,13 @@ class SimulatedKernel:
             # The guest may take it away at any time.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._serve_request(name)
+        return busy or bool(names)
 
     def serve(self, stop: threading.Event) -> None:
         """Poll until `stop` is set."""
-        while not stop.wait(POLL_S):
-            self.poll()
+        quiet = 0
+        while not stop.wait(BUSY_S if quiet < _BUSY_POLLS else IDLE_S):
+            quiet = 0 if self.poll() else quiet + 1
 
     def _serve_request(self, name: str) -> None:
         entry = self._reports / name
@@ -123,8 +130,7 @@ class SimulatedKernel:
         self._publish(entry / "outblob", quote, mode=0o400)
 
     def _publish_register(self, index: int) -> None:
-        value = self._guest.report.rtmrs[index]
-        self._publish(self._measurements / _RTMRS[index], value, mode=0o644)
+        self._publish(self._registers[index], self._guest.report.rtmrs[index], mode=0o644)
 
     def _publish(self, path: Path, data: bytes, *, mode: int) -> None:
         """Let `data` appear at `path` whole, dated as ours."""
@@ -161,7 +167,7 @@ def request_boot(directory: Path, *, timeout_s: float = 10) -> None:
         if time.monotonic() >= deadline:
             request.unlink(missing_ok=True)
             raise ConfigError("simulator-down", f"{directory} did not boot in {timeout_s:g} s")
-        time.sleep(POLL_S)
+        time.sleep(BUSY_S)
 
 
 def _written(path: Path, *, size: int) -> bool:
