@@ -26,9 +26,9 @@ from attestation.tdx.collateral import Endorsed
 from attestation.tdx.framing import QuoteFrame
 from attestation.tdx.layout import V4, V5, Header
 from attestation.tdx.quote import verify_quote
+from tests.simulated_tdx import NOW, mock_intel
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-INTEL = MockIntel.generate(NOW)
+INTEL = mock_intel()
 DAY = timedelta(days=1)
 PAST = Validity(-10 * DAY, -DAY)
 FUTURE = Validity(DAY, 10 * DAY)
