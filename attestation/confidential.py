@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NewType, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -34,3 +34,14 @@ class Confidential(Generic[T]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("confidential values are not pickled")
+
+
+DataKey = NewType("DataKey", Confidential[bytes])
+"""The 32-byte key of one model's sealed weights; a KEK wraps it, a broker releases it."""
+
+
+def data_key(secret: bytes) -> DataKey:
+    """Return `secret` as a data key; 32 bytes and nothing else."""
+    if len(secret) != 32:
+        raise ValueError(f"a data key of {len(secret)} bytes, not 32")
+    return DataKey(Confidential(secret))
