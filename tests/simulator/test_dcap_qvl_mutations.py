@@ -111,6 +111,12 @@ ACCEPTED = {
         ),
         "UpToDate",
     ),
+    "module-updated-since-launch": (
+        lambda: Forged(
+            header=V5, report=replace(TD15, tee_tcb_svn=b"\x02" + LAUNCH.tee_tcb_svn[1:])
+        ),
+        "TDRelaunchAdvised",
+    ),
     "quoting-enclave-needs-configuration": (
         lambda: Forged(
             state=qe_identity(levels=(IsvLevel(svn=4, status="OutOfDateConfigurationNeeded"),))
