@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -32,6 +32,8 @@ class Answer:
     expires_at: datetime | None
     checks: tuple[Check, ...] = ()
     policy: str | None = None
+    guest: str | None = None
+    """The reference-value set that matched."""
     why: str = ""
     next: str = ""
     as_of: datetime | None = None
@@ -54,7 +56,7 @@ class Answer:
     def to_text(self) -> str:
         """Return the sentences: the verdict, who, what, where, keeps, and each failed check."""
         lines = [SIMULATED] if self.simulated else []
-        return "\n".join([*lines, *self._headline(), *self._said(), *self._failures()])
+        return printable([*lines, *self._headline(), *self._said(), *self._failures()])
 
     def _headline(self) -> Iterator[str]:
         passed = sum(check.passed for check in self.checks)
@@ -73,7 +75,7 @@ class Answer:
     def _said(self) -> Iterator[str]:
         if self.facts is None or self.verdict not in ("affirmed", "authentic"):
             return
-        yield from sentences(self.facts)
+        yield from sentences(self.facts, guest=self.guest)
 
     def _failures(self) -> Iterator[str]:
         failed = [check for check in self.checks if not check.passed]
@@ -105,6 +107,7 @@ def of_appraisal(appraisal: Appraisal, facts: Facts, *, now: datetime) -> Answer
         expires_at=appraisal.expires_at,
         checks=appraisal.checks,
         policy=appraisal.policy,
+        guest=appraisal.guest,
         why=why,
         next=step,
     )
@@ -153,14 +156,23 @@ def check_text(check: Check) -> Iterator[str]:
         yield f"      next: {check.next}"
 
 
-def sentences(facts: Facts) -> Iterator[str]:
+def printable(lines: Iterable[str]) -> str:
+    """Join lines, with what a stranger could steer a terminal with replaced."""
+    return "\n".join(
+        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        for line in lines
+    )
+
+
+def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
     """Say who the guest is, what runs, where the keys are and what is kept."""
     tcb = facts.tdx.tcb
     advisories = f", advisories {', '.join(tcb.advisories)}" if tcb.advisories else ""
     kind = "software TDX (simulated)" if facts.simulated else "Intel TDX"
     yield f"  who    {kind}, TCB {tcb.status.value} ({tcb.platform.date:%Y-%m-%d}){advisories}"
     report = facts.tdx.report
-    yield f"  what   firmware {short(report.mrtd)}, kernel {short(report.rtmrs[1])}"
+    image = "" if guest is None else f"guest {guest}: "
+    yield f"  what   {image}firmware {short(report.mrtd)}, kernel {short(report.rtmrs[1])}"
     for event in facts.runtime:
         yield f"         {event.operation} {event.content[:200]}"
     if isinstance(facts.binding, KeysetBinding):

@@ -8,7 +8,7 @@ from pathlib import Path
 from attestation.cli import Commands
 from attestation.commands import files
 from attestation.errors import ConfigError, NotAffirmed
-from attestation.explain import SIMULATED, check_json, check_text
+from attestation.explain import SIMULATED, check_json, check_text, printable
 from attestation.policy import Policy
 from attestation.report import Report
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         whose = "the policy kept in this file" if arguments.policy is None else "the policy"
         print(f"under {whose}, {policy.name} {policy.digest}")
         for check in wanted:
-            print("\n".join(check_text(check)))
+            print(printable(check_text(check)))
     return 0 if all(check.passed for check in wanted) else NotAffirmed.exit_code
 
 

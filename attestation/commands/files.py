@@ -64,8 +64,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def show(document: Any) -> None:
-    """Print JSON on standard output."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print JSON on standard output, in ASCII: a terminal obeys some other characters."""
+    print(json.dumps(document, indent=2))
 
 
 def _rfc3339(text: str) -> datetime:

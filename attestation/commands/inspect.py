@@ -8,6 +8,7 @@ from typing import Any
 
 from attestation.cli import Commands
 from attestation.commands import files
+from attestation.explain import printable
 from attestation.report import Report, looks_like_report
 from attestation.tdx.eventlog import EventLog
 from attestation.tdx.layout import claimed_body, decode_report
@@ -105,4 +106,4 @@ def _print(value: dict[str, Any], *, indent: str) -> None:
                 print(f"{indent}  -")
                 _print(entry, indent=indent + "    ")
         else:
-            print(f"{indent}{name}: {item}")
+            print(printable([f"{indent}{name}: {item}"]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attestation.cli import Commands
 from attestation.commands import files
-from attestation.explain import policy_sentences
+from attestation.explain import policy_sentences, printable
 from attestation.policy import Policy, intel_roots, simulated_roots
 from attestation.report import Report
 
@@ -87,6 +87,6 @@ def run_check(arguments: argparse.Namespace) -> int:
         document = policy.file.model_dump(mode="json")
         files.show({"name": policy.name, "digest": str(policy.digest), "policy": document})
     else:
-        print("\n".join(policy_sentences(policy.file)))
+        print(printable(policy_sentences(policy.file)))
         print(f"  digest     {policy.digest}")
     return 0
