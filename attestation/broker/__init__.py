@@ -1,0 +1,1 @@
+"""The key broker: CoCo KBS protocol 0.4.0 in, keys sealed to affirmed guests out."""

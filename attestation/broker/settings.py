@@ -1,0 +1,151 @@
+"""The broker's YAML and every file it names, read once: a broker that can be started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from attestation.broker.ear import TokenKey
+from attestation.broker.keyfile import ResourcePath, WrappedResource, parse_wrapped
+from attestation.broker.release import Resource
+from attestation.broker.store import sqlite_url
+from attestation.codec import Document, parse_yaml
+from attestation.errors import ConfigError
+from attestation.policy import Policy
+
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+_MAX_FILE = 1024 * 1024
+
+
+class Listen(Document):
+    """Where the broker listens. Port 0 takes any free port."""
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+
+
+class Tls(Document):
+    """The broker's certificate, which guests pin by their measured configuration, and its key."""
+
+    certificate: FilePath
+    key: FilePath
+
+
+class ResourceFile(Document):
+    """One resource: its name, its wrapped bytes, and the policy a guest must meet for it."""
+
+    resource: ResourcePath
+    kind: Literal["model-key", "secret"]
+    wrapped_key: FilePath
+    policy: FilePath
+
+
+class LimitSettings(Document):
+    """Bounds on sessions."""
+
+    sessions: Annotated[int, Field(ge=16, le=65_536)]
+    session_seconds: Annotated[int, Field(ge=5, le=3600)]
+
+
+class BrokerFile(Document):
+    """The YAML of one broker, every key required; paths are relative to the file."""
+
+    version: Literal[1]
+    profile: Literal["production", "simulated"]
+    listen: Listen
+    tls: Tls
+    store: Annotated[
+        str, StringConstraints(pattern=r"^(sqlite:[^/].*|sqlite:/[^/].*|postgresql.*)$")
+    ]
+    """`sqlite:PATH`, or a PostgreSQL URL."""
+    kek: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+:.+$")]
+    token_key: FilePath
+    endorsements: FilePath
+    policy: FilePath
+    resources: Annotated[tuple[ResourceFile, ...], Field(min_length=1)]
+    limits: LimitSettings
+
+    @model_validator(mode="after")
+    def _production_is_real(self) -> BrokerFile:
+        if self.profile == "production" and self.kek.startswith("file:"):
+            raise ValueError("profile production keeps its KEK in a KMS or an HSM, not in a file")
+        names = [item.resource for item in self.resources]
+        if len(set(names)) != len(names):
+            raise ValueError("a resource is listed twice")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """A parsed broker file and the directory its paths are relative to."""
+
+    file: BrokerFile
+    directory: Path
+
+    @classmethod
+    def load(cls, path: Path) -> BrokerSettings:
+        """Read and parse `path`, or raise `ConfigError`."""
+        file = parse_yaml(BrokerFile, _read(path), name=path.name)
+        return cls(file, path.resolve().parent)
+
+    def path(self, text: str) -> Path:
+        """Resolve a path of the file."""
+        return self.directory / text
+
+    @property
+    def store_url(self) -> str:
+        """The store as a SQLAlchemy URL."""
+        scheme, _, location = self.file.store.partition(":")
+        if scheme != "sqlite":
+            return self.file.store
+        return sqlite_url(str(self.path(location))).render_as_string(hide_password=False)
+
+    @property
+    def kek_uri(self) -> str:
+        """The KEK, with a file path made absolute."""
+        scheme, _, location = self.file.kek.partition(":")
+        return f"file:{self.path(location)}" if scheme == "file" else self.file.kek
+
+    def token_key(self) -> TokenKey:
+        """Load the key that signs attestation results."""
+        return TokenKey.load(_read(self.path(self.file.token_key)), name=self.file.token_key)
+
+    def policy(self) -> Policy:
+        """Load the default policy."""
+        return self._policy(self.file.policy)
+
+    def resources(self) -> dict[str, Resource]:
+        """Load every resource with its policy; file, name and kind must agree."""
+        return {item.resource: self._resource(item) for item in self.file.resources}
+
+    def _resource(self, item: ResourceFile) -> Resource:
+        wrapped: WrappedResource = parse_wrapped(
+            _read(self.path(item.wrapped_key)), name=item.wrapped_key
+        )
+        if (wrapped.resource, wrapped.kind) != (item.resource, item.kind):
+            raise ConfigError(
+                "wrapped-key", f"{item.wrapped_key} holds {wrapped.kind} {wrapped.resource}"
+            )
+        return Resource(wrapped, self._policy(item.policy))
+
+    def _policy(self, name: str) -> Policy:
+        policy = Policy.load(_read(self.path(name)), name=name)
+        if policy.profile != self.file.profile:
+            raise ConfigError(
+                "config-invalid", f"a {self.file.profile} broker with {policy.profile} {name}"
+            )
+        return policy
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError("config-file-missing", f"{path}: {error.strerror}") from None
+    if len(data) > _MAX_FILE:
+        raise ConfigError("config-invalid", f"{path.name} is over {_MAX_FILE} bytes")
+    return data
