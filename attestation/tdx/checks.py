@@ -37,23 +37,27 @@ def check_roles(chains: Chains) -> datetime:
     dcap-qvl accepts collateral signed by any leaf under the root, and the key of a PCK leaf is in
     reach of whoever owns a machine. Names carry the root's own prefix (`Intel`, `Simulated`).
     """
-    root = parse_certificate(chains.root_der, what="root certificate")
-    owner = common_name(root.subject).removesuffix(_ROOT_ROLE)
-    if owner == common_name(root.subject):
-        raise ConfigError("tdx-root", "the pinned root is not an SGX root")
     root_der, sent = chains.root_der, chains.endorsed
+    root = parse_certificate(root_der, what="root certificate")
+    name = common_name(root.subject)
+    owner = name.removesuffix(_ROOT_ROLE)
+    if owner == name:
+        raise ConfigError("tdx-root", "the pinned root is not an SGX root")
     leaf = parse_certificate(chains.pck[0], what="PCK certificate")
     issuer = parse_certificate(chains.pck[1], what="PCK authority")
-    _check_role(leaf, owner=owner, roles=_PCK_LEAF, issuer=issuer)
-    _check_role(issuer, owner=owner, roles=_PCK_ISSUER, issuer=root)
+    _check_role(leaf, owner=owner, roles=_PCK_LEAF)
+    _check_role(issuer, owner=owner, roles=_PCK_ISSUER)
     used = [root, leaf, issuer]
     # TCB info and QE identity are nearly always signed by the same one.
     for chain in {sent.tcb_info_chain, sent.qe_identity_chain}:
         signer = parse_certificate(chain[0], what="TCB signer")
-        _check_role(signer, owner=owner, roles=_TCB_SIGNER, issuer=root)
-        if chain[1:] != (root_der,):
+        _check_role(signer, owner=owner, roles=_TCB_SIGNER)
+        if chain[1:] != (root_der,):  # so the path that dcap-qvl found is signer, root
             raise NotAuthentic("tdx-chain", "the TCB signer is not issued by the pinned root")
         used.append(signer)
+    # Not the root's subject, so the path that dcap-qvl found is leaf, authority, root.
+    if leaf.issuer != issuer.subject:
+        raise NotAuthentic("tdx-chain", "the PCK certificate is not issued by its authority")
     if chains.pck[2] != root_der or sent.pck_crl_chain != (chains.pck[1], root_der):
         raise NotAuthentic("tdx-chain", "PCK or PCK CRL do not lead to the pinned root")
     return min(certificate.not_valid_after_utc for certificate in used)
@@ -105,10 +109,6 @@ def check_module_not_rolled_back(report: TdReport) -> None:
         )
 
 
-def _check_role(
-    certificate: x509.Certificate, *, owner: str, roles: tuple[str, ...], issuer: x509.Certificate
-) -> None:
+def _check_role(certificate: x509.Certificate, *, owner: str, roles: tuple[str, ...]) -> None:
     if common_name(certificate.subject) not in {owner + role for role in roles}:
         raise NotAuthentic("tdx-role", f"a certificate is not named as {' or '.join(roles)}")
-    if certificate.issuer != issuer.subject:
-        raise NotAuthentic("tdx-chain", f"the {roles[0]} is not issued by its authority")

@@ -50,15 +50,19 @@ class Endorsed:
     def parse(cls, data: bytes) -> Endorsed:
         """Parse collateral; raises `Malformed` for unknown fields, other PEM or other hex."""
         document = parse_document(CollateralDocument, data, limit=MAX_COLLATERAL)
+        tcb_info_chain = _chain(document.tcb_info_issuer_chain, what="TCB info issuer chain")
+        qe_identity_chain = tcb_info_chain  # Intel signs both with one key
+        if document.qe_identity_issuer_chain != document.tcb_info_issuer_chain:
+            qe_identity_chain = _chain(
+                document.qe_identity_issuer_chain, what="QE identity issuer chain"
+            )
         return cls(
             document=document,
             root_crl=bytes.fromhex(document.root_ca_crl),
             pck_crl=bytes.fromhex(document.pck_crl),
             pck_crl_chain=_chain(document.pck_crl_issuer_chain, what="PCK CRL issuer chain"),
-            tcb_info_chain=_chain(document.tcb_info_issuer_chain, what="TCB info issuer chain"),
-            qe_identity_chain=_chain(
-                document.qe_identity_issuer_chain, what="QE identity issuer chain"
-            ),
+            tcb_info_chain=tcb_info_chain,
+            qe_identity_chain=qe_identity_chain,
         )
 
     def statements(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -96,7 +96,10 @@ class TdxGuest:
                     "rtmr-moved", f"RTMR3 differs from the log of {len(self._events)} own events"
                 )
             after = hashlib.sha384(before + event.digest).digest()
-            _write(self._rtmr3, event.digest)
+            try:
+                _write(self._rtmr3, event.digest)
+            except OSError as error:
+                raise _refused(error, self._rtmr3, code="rtmr-not-extended") from None
             self._until(
                 lambda: self._read_rtmr3() == after or None,
                 deadline=time.monotonic() + self._timeout_s,
@@ -125,7 +128,7 @@ class TdxGuest:
             try:
                 entry.mkdir()
             except OSError as error:
-                raise _unusable(error, entry.parent) from None
+                raise _refused(error, self._reports, code="quote-unavailable") from None
             try:
                 quote = self._ask(entry, report_data)
             finally:
@@ -136,7 +139,7 @@ class TdxGuest:
 
     def _ask(self, entry: Path, report_data: bytes) -> bytes:
         deadline = time.monotonic() + self._timeout_s
-        # 1. The kernel shows the attributes at once, a simulator a moment later.
+        # 1. The kernel shows attributes at once, a simulator a moment later.
         provider = self._attribute(entry / "provider", deadline=deadline)
         if provider.strip() != _PROVIDER:
             raise ConfigError("tdx-provider", "configfs-tsm reports of this machine are not TDX's")
@@ -194,6 +197,7 @@ class TdxGuest:
 
 def _read(path: Path, *, limit: int) -> bytes:
     """Read at most `limit` bytes; a file that is not there yet is empty."""
+    # CCEL is readable by root alone on a stock kernel; that is for the operator to settle.
     try:
         with path.open("rb", buffering=0) as file:
             parts = []
@@ -202,6 +206,8 @@ def _read(path: Path, *, limit: int) -> bytes:
                 limit -= len(part)
     except FileNotFoundError:
         return b""
+    except PermissionError as error:
+        raise _refused(error, path, code="tdx-denied") from None
     return b"".join(parts)
 
 
@@ -231,11 +237,11 @@ def _remove(entry: Path) -> None:
                 attribute.unlink()
 
 
-def _unusable(error: OSError, directory: Path) -> ConfigError | Undecidable:
+def _refused(error: OSError, path: Path, *, code: str) -> ConfigError | Undecidable:
     name = errno.errorcode.get(error.errno or 0, "unknown")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return ConfigError("tdx-denied", f"{directory} cannot be written ({name})")
-    return Undecidable("quote-unavailable", f"no request can be made in {directory} ({name})")
+        return ConfigError("tdx-denied", f"{path} may not be used ({name})")
+    return Undecidable(code, f"{path} cannot be used ({name})")
 
 
 def _unanswered(error: OSError) -> Undecidable:

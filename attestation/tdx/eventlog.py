@@ -20,6 +20,8 @@ MAX_EVENTS = 4096
 RTMR_SIZE = 48
 _NO_ACTION, _SEPARATOR, _EVENT_TAG = 0x3, 0x4, 0x6
 _SHA384 = 0x000C
+_EVENT_HEAD = struct.Struct("<IIIH48sI")
+"""Register, type, one digest: SHA-384, size of the data that follows."""
 _SPEC_ID = b"Spec ID Event03\0"
 _FILLER = 0xFFFFFFFF
 _AAEL = 0x4141454C
@@ -156,8 +158,9 @@ NO_EVENTS = EventSummary(present=False, count=0, duplicate_separators=(), unexpl
 def encode_runtime_event(domain: str, operation: str, content: str) -> bytes:
     """Return the log record to append for an event: TCG_PCR_EVENT2 on RTMR3 with SHA-384."""
     event = RuntimeEvent(domain, operation, content)
-    head = struct.pack("<IIIH", _RTMR3 + 1, _EVENT_TAG, 1, _SHA384)
-    return head + event.digest + struct.pack("<I", len(event.data)) + event.data
+    data = event.data
+    head = _EVENT_HEAD.pack(_RTMR3 + 1, _EVENT_TAG, 1, _SHA384, event.digest, len(data))
+    return head + data
 
 
 class _Cursor:
@@ -209,13 +212,13 @@ def _read_spec_id(cursor: _Cursor) -> None:
 def _event(cursor: _Cursor) -> Event | None:
     """Read one TCG_PCR_EVENT2; return `None` for an event that was not measured."""
     start = cursor.at
-    index, event_type = cursor.number(4), cursor.number(4)
-    if cursor.take(6) != struct.pack("<IH", 1, _SHA384):
+    head = _EVENT_HEAD.unpack(cursor.take(_EVENT_HEAD.size))
+    index, event_type, count, algorithm, digest, size = head
+    if (count, algorithm) != (1, _SHA384):
         raise Malformed(
             "eventlog-malformed", f"the event at {start} has other digests than SHA-384"
         )
-    digest = cursor.take(RTMR_SIZE)
-    data = cursor.take(cursor.number(4))
+    data = cursor.take(size)
     if event_type == _NO_ACTION:
         return None
     if not 1 <= index <= 4:  # index 0 is MRTD, which nothing can extend
