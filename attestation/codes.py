@@ -111,7 +111,7 @@ CODES = MappingProxyType(
         "result-empty": "report this: nothing was checked",
         # -- evidence collection (attestation.tdx.collect)
         "tdx-absent": "run inside a TDX guest with Linux 6.16 or newer and configfs mounted",
-        "tdx-denied": "give the service write access to configfs-tsm and the RTMR files",
+        "tdx-denied": "let the service read CCEL and write to configfs-tsm and the RTMR files",
         "tdx-provider": "run inside a TDX guest; this machine's TSM reports are of another kind",
         "rtmr-moved": "start the TD again: RTMR3 must be measured by one run of this process alone",
         "rtmr-not-extended": "start the TD again; the kernel did not extend RTMR3",

@@ -126,6 +126,7 @@ class SimulatedKernel:
         os.utime(inblob, ns=_OURS)  # before reading: a later write is then seen as another one
         quote = self._guest.quote(inblob.read_bytes())
         request.generation += 1
+        (entry / "outblob").unlink(missing_ok=True)  # the last answer is not this one's
         self._publish(entry / "generation", b"%d\n" % request.generation, mode=0o444)
         self._publish(entry / "outblob", quote, mode=0o400)
 

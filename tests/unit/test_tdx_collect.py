@@ -1,7 +1,10 @@
 """The collector against a software kernel that behaves, and against ones that do not."""
 
+import contextlib
 import errno
 import hashlib
+import os
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -251,6 +254,23 @@ def test_a_report_directory_that_vanished_is_undecidable(tmp_path):
     assert refusal.value.code == "quote-unavailable"
 
 
+@pytest.mark.parametrize(
+    ("path", "use"),
+    [
+        ("ccel/data", lambda guest: guest.event_log()),
+        ("measurements/rtmr3:sha384", lambda guest: guest.extend(CONFIG)),
+        ("report", lambda guest: guest.quote(DATA)),
+    ],
+    ids=["log", "register", "report"],
+)
+def test_a_service_without_rights_is_told_which_file(path, use):
+    with tempfile.TemporaryDirectory() as name, _unprivileged(Path(name), path) as directory:
+        with pytest.raises(ConfigError) as refusal:
+            use(TdxGuest.insecure_simulated(directory))
+        assert refusal.value.code == "tdx-denied"
+        assert path in refusal.value.why
+
+
 @pytest.mark.skipif(Path("/sys/kernel/config/tsm/report").exists(), reason="this machine has TSM")
 def test_the_environment_cannot_redirect_the_collector(kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("DCAP_TDX_QUOTE_CONFIGFS_PATH", str(tmp_path / "report"))
@@ -266,6 +286,23 @@ def test_launch_values_show_in_the_measurement_files(tmp_path):
     assert (files / "mrconfigid").read_bytes() == b"\x07" * 48
     assert (files / "mrtd:sha384").read_bytes() == kernel.guest.report.mrtd
     assert decode_report(claimed_body(quote)).mr_config_id == b"\x07" * 48
+
+
+@contextlib.contextmanager
+def _unprivileged(directory, path):
+    """Boot a software kernel, take the rights to `path` away and give up those of root."""
+    kernel_of(directory).boot()
+    directory.chmod(0o755)
+    mode = {"ccel/data": 0, "report": 0o555}.get(path, 0o444)
+    (directory / path).chmod(mode)
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(65534)
+    try:
+        yield directory
+    finally:
+        os.seteuid(uid)
+        (directory / path).chmod(0o755)
 
 
 def _wait_for(path):
