@@ -140,6 +140,7 @@ MESSAGES = MappingProxyType(
         "body-too-large": "The request body is over the limit of this deployment.",
         "body-too-slow": "The request body did not arrive in time.",
         "content-type": "Send the body as 'Content-Type: application/json', without encoding.",
+        "http-malformed": "This is not HTTP/1.1; use an HTTP client.",
         "json-malformed": "Send one JSON object in UTF-8, without duplicate names.",
         # -- the fields
         "field-invalid": "A field has the wrong type or value; 'param' names it where it can.",

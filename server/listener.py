@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.admission import Admission
+from server.errors import BadRequest
 from server.settings import LimitSettings
 from server.tls import TlsIdentity, server_context
 
@@ -120,6 +121,8 @@ class _Protocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # a logging set-up elsewhere in the process could switch uvicorn's access log on again
+        self.access_log = False
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
 
@@ -150,6 +153,16 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        del msg
+        body = BadRequest("http-malformed").body()
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"connection: close\r\ncontent-length: %d\r\n\r\n"
+        )
+        self.transport.write(head % len(body) + body)
+        self.transport.close()
 
     def _count(self, size: int) -> None:
         self._header_bytes += size

@@ -56,6 +56,12 @@ def _number(value: Any) -> Any:
     raise BadAnswer
 
 
+def _count(value: Any) -> Any:
+    if isinstance(value, int):
+        return value
+    raise BadAnswer
+
+
 def _pick(rows: Mapping[str, Rebuild]) -> Rebuild:
     def rebuild(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -112,13 +118,14 @@ _CHOICE = {
 _choices = _each(_pick(_CHOICE))
 _usage = _pick(
     {
-        "prompt_tokens": _number,
-        "completion_tokens": _number,
-        "total_tokens": _number,
-        "completion_tokens_details": _pick({"reasoning_tokens": _number}),
+        "prompt_tokens": _count,
+        "completion_tokens": _count,
+        "total_tokens": _count,
+        "completion_tokens_details": _pick({"reasoning_tokens": _count}),
     }
 )
-_OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})
+# a tuple: what the engine sent need not be hashable
+_OBJECTS = ("chat.completion", "chat.completion.chunk", "text_completion")
 
 
 def rebuild(data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Rebuilt:

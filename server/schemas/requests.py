@@ -188,9 +188,16 @@ def parse(kind: type[R], data: bytes, *, limit: int) -> R:
 
 def _rejection(error: ValidationError) -> BadRequest:
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    # a refusal on purpose says more than the type errors beside it
-    first = next((item for item in found if item["type"] in MESSAGES), found[0])
+    # A refusal on purpose says more than a broken rule, and that more than a wrong type: of a
+    # union, pydantic reports the members that were not meant as well.
+    first = min(found, key=lambda item: _weight(item["type"]))
     return BadRequest(_code(first["type"]), param=_param(first["loc"], kind=first["type"]))
+
+
+def _weight(kind: str) -> int:
+    if kind in MESSAGES:
+        return 0
+    return 2 if kind.endswith("_type") else 1
 
 
 def _code(kind: str) -> str:

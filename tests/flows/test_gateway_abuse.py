@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import httpx2
 import pytest
@@ -86,13 +87,27 @@ def test_a_body_that_trickles_is_cut(chunked):
     assert b"body-too-slow" in answer
 
 
+def fill_headers(sock: socket.socket) -> None:
+    sock.sendall(b"GET /healthz HTTP/1.1\r\n")
+    for _ in range(4):
+        sock.sendall(b"x-filler: " + b"a" * (MAX_HEADER_BYTES // 2) + b"\r\n")
+        time.sleep(0.2)
+
+
 def test_headers_that_do_not_end_are_cut(gateway):
+    with closing(raw(gateway)) as sock, pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
+        fill_headers(sock)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost:"])
+def test_a_connection_that_never_asks_is_closed(gateway, sent):
     with closing(raw(gateway)) as sock:
-        sock.sendall(b"GET /healthz HTTP/1.1\r\n")
-        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe, as the kernel likes
-            for _ in range(4):
-                sock.sendall(b"x-filler: " + b"a" * (MAX_HEADER_BYTES // 2) + b"\r\n")
-                time.sleep(0.2)
+        sock.sendall(sent)
+        begun = time.monotonic()
+        with suppress(ConnectionError, ssl.SSLEOFError):
+            assert sock.recv(1) == b""
+        assert 5 < time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize("stream", [False, True])
