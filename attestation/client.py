@@ -18,6 +18,7 @@ from attestation.errors import ConfigError, NotAuthentic
 from attestation.fetch import fetch_report
 from attestation.policy import Policy
 from attestation.report import Report
+from attestation.tls import pinned_context
 from attestation.types import Endorsements, nonce
 from attestation.verifier import Verifier
 
@@ -78,21 +79,6 @@ class RelyingParty:
         if keyset.tls_spki != str(fetched.spki):
             raise NotAuthentic("tls-key-mismatch", "the TLS key seen is not the attested one")
         return Session(affirmed, pinned_context(fetched.certificate_pem))
-
-
-def pinned_context(certificate_pem: str) -> ssl.SSLContext:
-    """Return a context that completes a handshake with this one certificate's key only.
-
-    The certificate is the sole trust anchor, accepted as a partial chain (OpenSSL
-    X509_V_FLAG_PARTIAL_CHAIN); its name is not what was attested, its key is.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=certificate_pem)
-    return context
 
 
 class _Pinned:

@@ -125,6 +125,9 @@ CODES = MappingProxyType(
         "simulator-absent": "create it with `python -m attestation.simulator new DIR`",
         "simulator-busy": "another simulator serves this directory; use that one or stop it",
         "simulator-down": "start `python -m attestation.simulator serve DIR`",
+        # -- gateway boot (server.boot, server.measure)
+        "td-measured-other": "reboot the TD; RTMR3 only extends, and another deployment ran in it",
+        "td-journal": "remove the file and reboot the TD",
         # -- client (attestation.client)
         "service-url": "give the service as https://host:port",
         "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",
@@ -150,6 +153,9 @@ CODES = MappingProxyType(
         "route-unknown": "compare the path and method with KBS 0.4.0",
         "broker-bug": "report it with the time; nothing was released",
         "broker-busy": "try again in some minutes; every session is in use",
+        "broker-extra": "install the extra: pip install 'tacit-inference[broker]'",
+        "wrap-size": "give the secret on standard input, at most 64 KiB",
+        "broker-listen": "free the address or name another under `listen`",
         "broker-tls": "name the PEM certificate and its private key under `tls`",
         "broker-store": "free the disk or restart the database; nothing is released unrecorded",
         "broker-store-url": "use sqlite:PATH in a directory that can be written, or a database URL",

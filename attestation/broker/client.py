@@ -27,6 +27,7 @@ from attestation.codes import CODES
 from attestation.confidential import Confidential
 from attestation.errors import Malformed, NotAffirmed, NotAuthentic, Refusal, Undecidable
 from attestation.evidence import Evidence
+from attestation.tls import pinned_context
 from attestation.types import nonce
 
 M = TypeVar("M", bound=Document)
@@ -54,7 +55,7 @@ class KbsClient:
         self._key = key
         self._cookie: str | None = None
         self._http = httpx2.Client(
-            base_url=url, verify=_pinned(certificate_pem), trust_env=False, timeout=timeout_s
+            base_url=url, verify=pinned_context(certificate_pem), trust_env=False, timeout=timeout_s
         )
 
     @property
@@ -139,17 +140,6 @@ class KbsClient:
             value = rest.partition(";")[0]
             if name == _NAME and _COOKIE.fullmatch(value):
                 self._cookie = value
-
-
-def _pinned(certificate_pem: str) -> ssl.SSLContext:
-    """Complete a handshake with this certificate's key only (X509_V_FLAG_PARTIAL_CHAIN)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the key is what was measured, not its name
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=certificate_pem)
-    return context
 
 
 def _read(response: httpx2.Response) -> bytes:

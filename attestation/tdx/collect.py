@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,6 +80,24 @@ class TdxGuest:
             directory / "ccel" / "data",
             timeout_s=timeout_s,
         )
+
+    def resume(self, events: Sequence[RuntimeEvent]) -> int:
+        """Adopt those of `events` that an earlier process of this TD boot has measured.
+
+        Returns how many of them, from the first, RTMR3 already holds. Raises `Undecidable`
+        `rtmr-moved` when it holds anything else.
+        """
+        with self._measuring:
+            current = self._read_rtmr3()
+            firmware = EventLog.parse(_read(self._ccel, limit=MAX_CCEL + 1))
+            register = firmware.replay()[3]
+            for count in range(len(events) + 1):
+                if hmac.compare_digest(register, current):
+                    self._events = list(events[:count])
+                    return count
+                if count < len(events):
+                    register = hashlib.sha384(register + events[count].digest).digest()
+        raise Undecidable("rtmr-moved", f"RTMR3 holds none of {len(events)} expected states")
 
     def extend(self, event: RuntimeEvent) -> None:
         """Measure `event` into RTMR3 and remember it for the log.
