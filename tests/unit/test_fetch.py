@@ -1,86 +1,27 @@
 """A report is fetched with the key that delivered it, within limits of size and time."""
 
-import contextlib
-import datetime as dt
 import socket
 import ssl
-import threading
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.errors import ConfigError, Malformed, Undecidable
 from attestation.fetch import fetch_report, spki_digest
-from attestation.types import Digest, nonce
+from attestation.types import nonce
+from tests.tls_service import answered, identity
+from tests.tls_service import service as serving
 
 NONCE = nonce(bytes(range(32)))
 
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory):
-    """Return a server context, its certificate and the digest of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "anybody")])
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=1))  # expired: nobody's clock vouches for it
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path_factory.mktemp("tls") / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    spki = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return context, certificate, Digest.sha256(spki)
+    return identity(tmp_path_factory.mktemp("tls"))
 
 
-@contextlib.contextmanager
-def service(context: ssl.SSLContext, *answer: bytes, pause: float = 0):
-    """Serve one connection: read a request head, send the parts of `answer`, close."""
-    seen: list[bytes] = []
-    done = threading.Event()
-
-    def serve(listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            raw, _ = listener.accept()
-            with context.wrap_socket(raw, server_side=True) as connection:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += connection.recv(4096)
-                seen.append(head)
-                for part in answer:
-                    connection.sendall(part)
-                    done.wait(pause)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        try:
-            yield f"https://127.0.0.1:{listener.getsockname()[1]}", seen
-        finally:
-            done.set()
-            thread.join(10)
-
-
-def answered(body: bytes, status: str = "200 OK") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+def service(context, *answer: bytes, pause: float = 0):
+    return serving(context, lambda _: answer, pause=pause)
 
 
 def test_the_report_comes_with_the_key_that_delivered_it(tls):
