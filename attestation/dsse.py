@@ -1,0 +1,71 @@
+"""DSSE v1.0.2 envelopes: a payload and one Ed25519 signature by a key the reader already has."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import Field, StringConstraints
+
+from attestation.codec import Document, b64, canonical_json, parse_document, unb64
+from attestation.errors import Malformed, NotAuthentic
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+"""Media type of in-toto statements, the only payload we sign."""
+
+
+class _Signature(Document):
+    keyid: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sig: str
+
+
+class _Envelope(Document):
+    payload: str
+    payloadType: Literal["application/vnd.in-toto+json"]  # noqa: N815 - DSSE's spelling
+    signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
+
+
+def pae(payload: bytes, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Return DSSE's pre-authentication encoding, the bytes that are signed."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the SHA-256 of the 32 raw bytes of `key`, as hex; a hint, never what is trusted."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()
+
+
+def sign(payload: bytes, *, signer: Ed25519PrivateKey) -> bytes:
+    """Return the canonical JSON envelope of `payload` with one signature."""
+    envelope = {
+        "payload": b64(payload),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [
+            {"keyid": key_id(signer.public_key()), "sig": b64(signer.sign(pae(payload)))}
+        ],
+    }
+    return canonical_json(envelope)
+
+
+def verify(envelope: bytes, *, signer: Ed25519PublicKey) -> bytes:
+    """Return the payload that `signer` signed.
+
+    Stricter than DSSE asks: one signature, by the named key, in the one canonical spelling, so
+    that no byte of an envelope can change unnoticed. Raises `Malformed` ("dsse-malformed",
+    "json-malformed", "too-large", "field-invalid") or `NotAuthentic` ("manifest-signer").
+    """
+    parsed = parse_document(_Envelope, envelope)
+    if canonical_json(parsed.model_dump(mode="json")) != envelope:
+        raise Malformed("dsse-malformed", f"envelope of {len(envelope)} bytes is not canonical")
+    payload = unb64(parsed.payload, what="payload")
+    (only,) = parsed.signatures
+    if only.keyid != key_id(signer):
+        raise NotAuthentic("manifest-signer", f"signed by key {only.keyid}, not {key_id(signer)}")
+    try:
+        signer.verify(unb64(only.sig, what="sig"), pae(payload))
+    except InvalidSignature:
+        raise NotAuthentic("manifest-signer", f"{key_id(signer)} did not sign this") from None
+    return payload
