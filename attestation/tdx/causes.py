@@ -9,6 +9,8 @@ _CAUSES: tuple[tuple[str, type[Refusal], str, str], ...] = (
     ("CertRevoked", NotAuthentic, "tdx-revoked", "a certificate is on a revocation list"),
     ("root CA is revoked", NotAuthentic, "tdx-revoked", "the root revokes itself"),
     ("InvalidCrlSignature", NotAuthentic, "tdx-chain", "a revocation list is not its authority's"),
+    ("leaf certificate", Malformed, "collateral-malformed", "a TCB signer is not a certificate"),
+    ("tcbDate", Malformed, "collateral-malformed", "a TCB level has no date"),
     ("CrlExpired", Undecidable, "crl-expired", "a revocation list ended before the given time"),
     ("revocation list expired", Undecidable, "crl-expired", "a revocation list ended"),
     ("TCBInfo expired", Undecidable, "collateral-expired", "the TCB info ended"),
@@ -16,12 +18,7 @@ _CAUSES: tuple[tuple[str, type[Refusal], str, str], ...] = (
     ("date is in the future", Undecidable, "collateral-future", "collateral is not yet valid"),
     ("CertExpired", Undecidable, "tdx-certificate-time", "a certificate ended"),
     ("CertNotValidYet", Undecidable, "tdx-certificate-time", "a certificate is not yet valid"),
-    (
-        "QE report validation",
-        NotAuthentic,
-        "tdx-quoting-enclave",
-        "the quoting enclave is debugged",
-    ),
+    ("QE report validation", NotAuthentic, "tdx-quoting-enclave", "the QE is in debug mode"),
     ("Debug mode", NotAffirmed, "tdx-debug", "the host can read the memory of this TD"),
     ("TD profiling", NotAffirmed, "tdx-attributes", "the TD is profiled"),
     ("TD migration", NotAffirmed, "tdx-attributes", "the TD can be migrated"),
@@ -48,6 +45,7 @@ _CAUSES: tuple[tuple[str, type[Refusal], str, str], ...] = (
     ("count mismatch", Malformed, "collateral-malformed", "a TCB level has not 16 components"),
     ("root CA CRL", Malformed, "collateral-malformed", "the root CRL is not a CRL"),
     ("PCK CRL", Malformed, "collateral-malformed", "the PCK CRL is not a CRL"),
+    ("TCB FMSPC", Malformed, "collateral-malformed", "the TCB info has no FMSPC"),
     ("TcbInfo", Malformed, "collateral-malformed", "the TCB info has another shape"),
     ("TCB Info", Malformed, "collateral-malformed", "the TCB info has another shape"),
     ("QeIdentity", Malformed, "collateral-malformed", "the QE identity has another shape"),
@@ -58,6 +56,8 @@ _CAUSES: tuple[tuple[str, type[Refusal], str, str], ...] = (
 
 def refusal_for(cause: str) -> Refusal:
     """Return the refusal that stands for dcap-qvl's `cause`; an unknown one is never a pass."""
+    if "Failed to decode" in cause:  # what could not be decoded may be quoted further down
+        cause = cause.partition("\n")[0]
     for part, kind, code, why in _CAUSES:
         if part in cause:
             return kind(code, why)

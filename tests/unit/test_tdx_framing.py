@@ -144,3 +144,26 @@ def test_a_cause_without_a_name_is_still_a_refusal_and_is_not_quoted():
     refusal = refusal_for("something new: secret")
     assert refusal.code == "tdx-refused"
     assert "secret" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        ("Failed to parse QE Identity leaf certificate", "collateral-malformed"),
+        ("Failed to parse TCB Info leaf certificate", "collateral-malformed"),
+        ("Failed to verify certificate chain Caused by: CertRevoked", "tdx-revoked"),
+        ("Failed to verify certificate chain Caused by: UnknownIssuer", "tdx-chain"),
+        ("Failed to verify certificate chain Caused by: UnknownRevocationStatus", "tdx-chain"),
+        ("QE report validation failed Caused by: Debug mode is enabled", "tdx-quoting-enclave"),
+        ("Debug mode is enabled", "tdx-debug"),
+        ("QE ISVSVN 0 is below minimum required 4 from QE Identity", "tcb-unknown"),
+        ("QE ISVPRODID mismatch: expected 2, got 1", "tdx-quoting-enclave"),
+        ("Failed to decode TcbInfo\n\nCaused by: `Debug mode`", "collateral-malformed"),
+        ("Invalid TCB level tcbDate", "collateral-malformed"),
+        ("Invalid TDX module tcbDate", "collateral-malformed"),
+        ("Signature is invalid for qe_identity in quote_collateral", "collateral-signature"),
+        ("Signature is invalid for qe_report in quote", "tdx-signature"),
+    ],
+)
+def test_the_first_thing_a_cause_names_is_what_a_reader_is_told(cause, code):
+    assert refusal_for(cause).code == code
