@@ -157,7 +157,7 @@ MESSAGES = MappingProxyType(
         "engine-control-refused": "This field steers the engine; the service sets it itself.",
         "template-refused": "The chat template is measured with the model and cannot be changed.",
         "echo-refused": "Prompts are not repeated in answers; omit the field.",
-        "decoding-refused": "Constrain output with 'response_format' or 'tools' instead.",
+        "decoding-refused": "Decoding is not open here; shape output with 'response_format'.",
         "egress-refused": "The service opens no connections for a request; run tools yourself.",
         "deprecated-refused": "Use 'tools' and 'tool_choice' instead of this deprecated field.",
         # -- the service

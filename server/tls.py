@@ -77,6 +77,7 @@ def server_context(identity: TlsIdentity) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
+    context.num_tickets = 0  # no resumption: every connection shows the attested key
     # OpenSSL takes files only; a memfd has a path but no disk behind it
     handle = os.memfd_create("tls", os.MFD_CLOEXEC)
     with os.fdopen(handle, "wb") as memory:

@@ -127,18 +127,16 @@ _usage = _pick(
 # a tuple: what the engine sent need not be hashable
 _OBJECTS = ("chat.completion", "chat.completion.chunk", "text_completion")
 
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+"""Line ends to Unicode, though not to JSON or SSE: some clients would split an event there."""
+
 
 def rebuild(data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Rebuilt:
     """Rebuild one answer or stream chunk of either route, or raise `BadAnswer`.
 
     `with_usage` says whether the client gets the token counts; the caller always does.
     """
-    try:
-        value = json.loads(data.reveal())
-    except (ValueError, RecursionError):
-        raise BadAnswer from None
-    if not isinstance(value, dict) or value.get("object") not in _OBJECTS:
-        raise BadAnswer
+    value = _parsed(data)
     answer: dict[str, Any] = {
         "id": stamp.id,
         "object": value["object"],
@@ -159,8 +157,25 @@ def rebuild(data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Reb
             answer["usage"] = counts
         elif not answer["choices"]:
             return Rebuilt(Confidential(b""), usage)
-    text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+    return Rebuilt(Confidential(_one_line(answer)), usage)
+
+
+def _parsed(data: Confidential[bytes]) -> dict[str, Any]:
     try:
-        return Rebuilt(Confidential(text.encode()), usage)
+        value = json.loads(data.reveal())
+    except (ValueError, RecursionError):
+        raise BadAnswer from None
+    if not isinstance(value, dict) or value.get("object") not in _OBJECTS:
+        raise BadAnswer
+    return value
+
+
+def _one_line(answer: dict[str, Any]) -> bytes:
+    text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+    for mark, escaped in _LINE_ENDS:
+        if mark in text:
+            text = text.replace(mark, escaped)
+    try:
+        return text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair at the edge of a chunk
-        return Rebuilt(Confidential(json.dumps(answer).encode()), usage)
+        return json.dumps(answer).encode()

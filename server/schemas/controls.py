@@ -130,6 +130,8 @@ class Controls(Content):
     thinking_token_budget: RefusedControl = None
     truncate_prompt_tokens: RefusedControl = None
     routed_experts_prompt_start: RefusedControl = None
+    include_reasoning: RefusedControl = None
+    watermarking: RefusedControl = None
     chat_template: RefusedTemplate = None
     documents: RefusedTemplate = None
     add_generation_prompt: RefusedTemplate = None
@@ -144,6 +146,9 @@ class Controls(Content):
     prompt_logprobs: RefusedEcho = None
     return_token_ids: RefusedEcho = None
     return_prompt_text: RefusedEcho = None
+    return_tokens_as_token_ids: RefusedEcho = None
+    return_token_offsets: RefusedEcho = None
+    suffix: RefusedTemplate = None
     structured_outputs: RefusedDecoding = None
     guided_json: RefusedDecoding = None
     guided_regex: RefusedDecoding = None
@@ -155,6 +160,12 @@ class Controls(Content):
     bad_words: RefusedDecoding = None
     allowed_token_ids: RefusedDecoding = None
     stop_token_ids: RefusedDecoding = None
+    logprob_token_ids: RefusedDecoding = None
+    repetition_detection: RefusedDecoding = None
+    length_penalty: RefusedDecoding = None
+    skip_special_tokens: RefusedDecoding = None
+    spaces_between_special_tokens: RefusedDecoding = None
+    include_stop_str_in_output: RefusedDecoding = None
     web_search_options: RefusedEgress = None
     functions: RefusedDeprecated = None
     function_call: RefusedDeprecated = None

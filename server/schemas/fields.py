@@ -44,22 +44,30 @@ def refuse(code: str) -> PydanticCustomError:
 
 def _refused(code: str) -> BeforeValidator:
     def check(value: Any) -> None:
+        if value is not None:
+            raise refuse(code)
+
+    return BeforeValidator(check)
+
+
+def _refused_if_asked(code: str) -> BeforeValidator:
+    def check(value: Any) -> None:
         if value is not None and value is not False:
             raise refuse(code)
 
     return BeforeValidator(check)
 
 
-# Fields that exist elsewhere and are refused here by name. `null` and `false` ask for nothing, so
-# they are accepted and forgotten.
+# Fields that exist elsewhere and are refused here by name. `null` asks for nothing and is
+# forgotten; so is `false` where it is the default everywhere.
 RefusedControl = Annotated[None, _refused("engine-control-refused")]
 RefusedTemplate = Annotated[None, _refused("template-refused")]
 RefusedMedia = Annotated[None, _refused("media-refused")]
-RefusedEcho = Annotated[None, _refused("echo-refused")]
 RefusedDecoding = Annotated[None, _refused("decoding-refused")]
 RefusedEgress = Annotated[None, _refused("egress-refused")]
-RefusedStore = Annotated[None, _refused("store-refused")]
 RefusedDeprecated = Annotated[None, _refused("deprecated-refused")]
+RefusedEcho = Annotated[None, _refused_if_asked("echo-refused")]
+RefusedStore = Annotated[None, _refused_if_asked("store-refused")]
 
 
 def _dropped(value: Any) -> None:

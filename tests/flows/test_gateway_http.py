@@ -172,6 +172,7 @@ def test_a_wrong_key_is_an_authentication_error_of_the_sdk(gateway):
 def test_what_a_verifier_needs_is_open_to_everyone(gateway):
     with httpx2.Client(base_url=gateway.url, verify=gateway.trust()) as client:
         assert client.get("/healthz").status_code == 200
+        assert client.head("/healthz").status_code == 200
         assert client.get("/readyz").json() == {"status": "ready"}
         keyset = Keyset.parse(client.get("/.well-known/tacit/keyset").content)
         assert keyset.tls_spki == str(gateway.identity.spki)

@@ -76,6 +76,15 @@ def test_half_a_surrogate_pair_survives():
     assert rebuilt(chunk(choices=[choice]))["choices"] == [choice]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\n", "\r"])
+def test_an_event_is_one_line_to_every_client(mark):
+    choice = {"index": 0, "delta": {"content": f"a{mark}b"}}
+    data = Confidential(json.dumps(chunk(choices=[choice])).encode())
+    text = rebuild(data, STAMP, with_usage=True).json.reveal().decode()
+    assert len(text.splitlines()) == 1
+    assert json.loads(text)["choices"] == [choice]
+
+
 @pytest.mark.parametrize(
     "data",
     [

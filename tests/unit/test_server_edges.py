@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from server.admission import Admission
 from server.audit import AUDIT_FIELDS
 from server.disconnect import ClientGone, until_gone
 from server.errors import MESSAGES, BadRequest, Overloaded, Rejected, Unavailable
+from server.listener import stop_on_signals
 from server.reports import MAX_WAITING, Reports, parse_nonce
 from server.tls import new_tls_identity, server_context
 from tests.gateway_kit import NOW, keyset
@@ -52,6 +54,19 @@ def test_the_key_is_loaded_without_a_file_and_the_descriptor_is_closed():
 def test_the_audit_vocabulary_fits_the_attested_posture():
     assert keyset(Digest.sha256(b"x")).posture.audit == AUDIT_FIELDS
     assert not {"prompt", "content", "body", "user", "address"} & set(AUDIT_FIELDS)
+
+
+async def test_a_termination_signal_stops_the_listener_and_not_the_process():
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    loop = asyncio.get_running_loop()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(1):
+            await stop.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 async def test_places_are_given_back():

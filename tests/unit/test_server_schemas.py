@@ -215,6 +215,13 @@ def test_a_refusal_names_the_place_in_our_own_words(body, code, param):
     assert (found[1] is None) == (param is None)
 
 
+def test_what_asks_for_nothing_is_accepted_and_what_changes_the_output_is_not():
+    plain = sent(chat())
+    assert sent(chat(echo=False, store=False, cache_salt=None, logit_bias=None)) == plain
+    assert refused(chat(skip_special_tokens=False)) == ("decoding-refused", "skip_special_tokens")
+    assert refused(chat(add_generation_prompt=False))[0] == "template-refused"
+
+
 def test_a_schema_is_bounded():
     deep: dict = {}
     for _ in range(40):
