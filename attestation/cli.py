@@ -8,11 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
+from attestation.commands.files import Commands
 from attestation.errors import ConfigError, Refusal
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 Register = Callable[[Commands], None]
 
 EXITS = """exit codes: 0 affirmed or done, 1 a bug, 2 configuration or usage, 3 malformed,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from attestation.cli import Commands
 from attestation.commands import files
+from attestation.commands.files import Commands
 from attestation.errors import ConfigError, NotAffirmed
 from attestation.explain import SIMULATED, check_json, check_text, printable
 from attestation.policy import Policy

@@ -7,11 +7,14 @@ import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from attestation.codec import MAX_JSON
 from attestation.errors import ConfigError, Malformed
 from attestation.policy import Policy
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+"""What a family adds its parsers to; argparse has no public name for it."""
 
 
 def read(path: Path, *, limit: int = MAX_JSON) -> bytes:

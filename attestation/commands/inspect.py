@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attestation.cli import Commands
 from attestation.commands import files
+from attestation.commands.files import Commands
 from attestation.explain import printable
 from attestation.report import Report, looks_like_report
 from attestation.tdx.eventlog import EventLog

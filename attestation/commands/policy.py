@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from attestation.cli import Commands
 from attestation.commands import files
+from attestation.commands.files import Commands
 from attestation.explain import policy_sentences, printable
 from attestation.policy import Policy, intel_roots, simulated_roots
 from attestation.report import Report

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from attestation.cli import Commands
 from attestation.commands import files
+from attestation.commands.files import Commands
 from attestation.errors import NotAffirmed, NotAuthentic, Refusal
 from attestation.explain import Answer, as_of, of_appraisal, of_authentic, of_refusal, of_result
 from attestation.policy import Policy, intel_roots

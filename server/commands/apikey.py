@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from attestation.cli import Commands
 from attestation.codec import MAX_JSON, parse_yaml
+from attestation.commands.files import Commands
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
 from server.auth import KeyEntry, KeyFile, mint
