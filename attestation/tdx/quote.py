@@ -9,7 +9,7 @@ from typing import Any
 
 import dcap_qvl
 
-from attestation.errors import Malformed, NotAuthentic, Refusal
+from attestation.errors import Malformed, NotAuthentic, Refusal, Undecidable
 from attestation.tdx.causes import refusal_for
 from attestation.tdx.checks import (
     Chains,
@@ -61,6 +61,8 @@ def collateral_key(quote: bytes) -> str:
 
 def _verify(quote: bytes, sent: Endorsed, *, root_der: bytes, now: datetime) -> dict[str, Any]:
     seconds = int(now.timestamp())
+    if seconds < 0:
+        raise Undecidable("collateral-future", "the given time is before 1970")
     collateral = dcap_qvl.QuoteCollateralV3(
         sent.document.pck_crl_issuer_chain,
         sent.root_crl,

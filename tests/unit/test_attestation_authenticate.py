@@ -1,4 +1,6 @@
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import resources
 
 import pytest
 
@@ -68,6 +70,31 @@ def test_genuine_evidence_is_authenticated_with_its_runtime_events():
 
 def test_evidence_under_a_simulated_root_says_so():
     assert claims_of(guest().evidence(KEYSET_BINDING)).simulated
+
+
+def test_simulated_evidence_is_forged_to_whoever_trusts_intel():
+    genuine = resources.files("attestation.tdx").joinpath("intel_root.der").read_bytes()
+    with pytest.raises(NotAuthentic) as refusal:
+        authenticate(
+            guest().evidence(KEYSET_BINDING),
+            guest().endorsements(),
+            roots=Roots(genuine, simulated=False),
+            expected_nonce=NONCE,
+            now=NOW,
+        )
+    assert refusal.value.code == "tdx-chain"
+
+
+def test_a_time_before_any_collateral_decides_nothing():
+    with pytest.raises(Undecidable) as refusal:
+        authenticate(
+            guest().evidence(KEYSET_BINDING),
+            guest().endorsements(),
+            roots=Roots(INTEL.root_der, simulated=True),
+            expected_nonce=NONCE,
+            now=datetime(1, 1, 1, tzinfo=UTC),
+        )
+    assert refusal.value.code == "collateral-future"
 
 
 def test_kbs_evidence_is_authenticated_with_its_text_nonce():
