@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import httpx2
+import uvloop
 
 from attestation.confidential import Confidential
 from attestation.keyset import Keyset, Posture
@@ -308,7 +309,8 @@ def running(gateway: Gateway) -> Iterator[Gateway]:
             )
 
         try:
-            asyncio.run(main())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(main())
         except BaseException as error:
             failure.append(error)
         finally:
