@@ -107,7 +107,10 @@ def _tolerated(case: Case, status: TcbStatus) -> _Answer:
 
 
 def _tcb_status(case: Case) -> _Answer:
-    return _tolerated(case, case.facts.tdx.tcb.status)
+    tcb = case.facts.tdx.tcb
+    passed, expected, actual = _tolerated(case, tcb.status)
+    short = "; ".join(f"{one.what} at {one.present} of {one.newest}" for one in tcb.short)
+    return passed, expected, f"{actual} ({short})" if short else actual
 
 
 def _qe_status(case: Case) -> _Answer:

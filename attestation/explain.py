@@ -170,6 +170,8 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
     advisories = f", advisories {', '.join(tcb.advisories)}" if tcb.advisories else ""
     kind = "software TDX (simulated)" if facts.simulated else "Intel TDX"
     yield f"  who    {kind}, TCB {tcb.status.value} ({tcb.platform.date:%Y-%m-%d}){advisories}"
+    for one in tcb.short:
+        yield f"         behind Intel's newest: {one.what} at {one.present} of {one.newest}"
     report = facts.tdx.report
     image = "" if guest is None else f"guest {guest}: "
     yield f"  what   {image}firmware {short(report.mrtd)}, kernel {short(report.rtmrs[1])}"
@@ -188,7 +190,7 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
 
 def short(value: bytes) -> str:
     """Shorten a digest for a sentence; JSON and failed checks hold it whole."""
-    return f"sha384:{value.hex()[:12]}…"
+    return f"sha384:{value.hex()[:12]}…" if any(value) else "not measured"
 
 
 def claims_json(facts: Facts) -> dict[str, Any]:
@@ -223,6 +225,9 @@ def tdx_json(tdx: TdxClaims) -> dict[str, Any]:
         "tcb_status": tcb.status.value,
         "tcb_date": stamp(tcb.platform.date),
         "qe_status": tcb.quoting_enclave.status.value,
+        "tcb_short": [
+            {"what": one.what, "present": one.present, "newest": one.newest} for one in tcb.short
+        ],
         "advisories": list(tcb.advisories),
         "evaluation_number": tcb.evaluation,
         "fmspc": platform.fmspc.hex(),

@@ -62,6 +62,16 @@ class TcbLevel:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortSvn:
+    """A security version number below the one of Intel's newest level."""
+
+    what: str
+    """The component in Intel's words, such as `SGX component 1 (SGX Late Microcode Update)`."""
+    present: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tcb:
     """The converged verdict on platform, TDX module and quoting enclave, and its parts."""
 
@@ -76,6 +86,8 @@ class Tcb:
     """`tcbEvaluationDataNumber` of the TCB info."""
     qe_identity_evaluation: int
     """`tcbEvaluationDataNumber` of the QE identity."""
+    short: tuple[ShortSvn, ...]
+    """What to update, whatever the status; empty on a platform at Intel's newest level."""
 
     @property
     def evaluation(self) -> int:

@@ -23,6 +23,7 @@ from attestation.tdx.checks import (
 from attestation.tdx.claims import (
     Collateral,
     Platform,
+    ShortSvn,
     Tcb,
     TcbLevel,
     TcbStatus,
@@ -31,6 +32,7 @@ from attestation.tdx.claims import (
 )
 from attestation.tdx.collateral import Endorsed, instant
 from attestation.tdx.framing import QuoteFrame
+from attestation.tdx.shortfall import shortfall
 
 _FLAGS = {"True": True, "False": False}
 
@@ -112,7 +114,12 @@ def _claims(
     return TdxClaims(
         quote_version=frame.version,
         report=report,
-        tcb=_tcb(stated, tcb_info=tcb_info, qe_identity=qe_identity),
+        tcb=_tcb(
+            stated,
+            tcb_info=tcb_info,
+            qe_identity=qe_identity,
+            short=shortfall(tcb_info, platform=platform, tee_tcb_svn=report.tee_tcb_svn),
+        ),
         platform=platform,
         collateral=Collateral(
             tcb_info=tcb_window,
@@ -154,7 +161,11 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tcb(
-    stated: Mapping[str, Any], *, tcb_info: Mapping[str, Any], qe_identity: Mapping[str, Any]
+    stated: Mapping[str, Any],
+    *,
+    tcb_info: Mapping[str, Any],
+    qe_identity: Mapping[str, Any],
+    short: tuple[ShortSvn, ...],
 ) -> Tcb:
     tcb_evaluation = int(tcb_info["tcbEvaluationDataNumber"])
     qe_evaluation = int(qe_identity["tcbEvaluationDataNumber"])
@@ -168,6 +179,7 @@ def _tcb(
         quoting_enclave=_level(qe_level, dated=instant(qe_level["tcbDate"], what="QE tcbDate")),
         tcb_info_evaluation=tcb_evaluation,
         qe_identity_evaluation=qe_evaluation,
+        short=short,
     )
 
 
