@@ -206,6 +206,18 @@ CODES = MappingProxyType(
         # -- configuration
         "config-invalid": "mend the named field of the configuration file",
         "config-file-missing": "create the file or correct its path in the configuration",
+        # -- engine (server.engine, server.keyagent)
+        "engine-path": "give the engine absolute paths; its directory lies in the run directory",
+        "engine-flag": "report this: the engine's command line holds a flag it must not have",
+        "engine-python": "install the engine's environment, or correct `engine.python`",
+        "engine-orphan": "stop the other gateway; two cannot share a run directory",
+        "engine-isolation": "let the service make net, pid and mount namespaces; see tacit doctor",
+        "engine-exited": "compare model, memory and device with the engine's settings",
+        "engine-slow": "give the engine more `start_seconds`, or find out what holds it",
+        "key-window": "restart the service; keys are handed out only while an engine loads",
+        "key-peer": "find out which process asks for keys; it is not part of the engine",
+        "key-model": "ask for the model this engine serves",
+        "key-spent": "start as many workers as `tensor_parallel_size`; each gets the key once",
         # -- API keys (server.auth, server.keyfile, server.commands.apikey)
         "api-keys-missing": "create the key file with `tacit apikey new`, or correct its path",
         "api-key-pepper": "use at least 32 random bytes, the same the key broker releases",

@@ -52,7 +52,7 @@ _STATUS = {"resource-unknown": 404, "resource-path": 404, "too-large": 413}
 
 
 def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
-    """Open store and KEK, load keys and policies, and take the wrapped keys into service."""
+    """Open store and KEK, load keys and policies; every wrapped key is opened once to prove it."""
     file = settings.file
     kek = open_kek(settings.kek_uri)
     resources = settings.resources()
@@ -61,7 +61,7 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
             unwrap(resource.wrapped, kek)  # now, and not when the first guest waits for it
         except Undecidable as refusal:
             raise ConfigError(refusal.code, f"{path}: {refusal.why}") from None
-    broker = KeyBroker(
+    return KeyBroker(
         store=Store(settings.store_url),
         policy=settings.policy(),
         resources=resources,
@@ -72,9 +72,6 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
         clock=clock,
         entropy=secrets.token_bytes,
     )
-    for path in resources:
-        _adopt(broker, path)
-    return broker
 
 
 def create_broker(broker: KeyBroker) -> Starlette:
@@ -126,13 +123,28 @@ class BrokerServer(uvicorn.Server):
             raise ConfigError("broker-tls", "the broker is served over TLS only")
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
         super().__init__(config)
+        self._broker = broker
         self._ready = ready
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until SIGTERM; an address that cannot be had is a `ConfigError`."""
+        super().run(sockets or [_listen(self.config.host, self.config.port)])
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
+        """Take the wrapped keys into service, listen, and say so."""
+        for path in self._broker.resources:
+            _adopt(self._broker, path)
         await super().startup(sockets)
         if self.started:
             self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError("broker-listen", f"{host}:{port}: {error.strerror}") from None
 
 
 class Routes:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -83,11 +84,20 @@ class Store:
 
     def __init__(self, url: str | sa.URL) -> None:
         try:
-            self._engine = _engine(url)
+            self._engine = _engine(sa.make_url(url))
             with self._engine.begin() as db:
                 _schema.create_all(db)
         except (SQLAlchemyError, ModuleNotFoundError):
             raise ConfigError("broker-store-url", "the store cannot be opened") from None
+
+    @classmethod
+    def existing(cls, url: str | sa.URL) -> Store:
+        """Open a store to read it; one that does not exist is not made and is no empty log."""
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            named = f"file:{quote(parsed.database or '')}"
+            parsed = parsed.set(database=named, query={"mode": "rw", "uri": "true"})
+        return cls(parsed)
 
     def close(self) -> None:
         """Close the connections."""
@@ -215,8 +225,7 @@ def sqlite_url(path: str) -> sa.URL:
     return sa.URL.create("sqlite", database=path)
 
 
-def _engine(url: str | sa.URL) -> sa.Engine:
-    parsed = sa.make_url(url)
+def _engine(parsed: sa.URL) -> sa.Engine:
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
     engine = sa.create_engine(parsed, connect_args={"timeout": 2}, hide_parameters=True)
