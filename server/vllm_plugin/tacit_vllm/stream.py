@@ -1,0 +1,115 @@
+"""Sealed safetensors in, named tensors out, each of which keeps its own memory alive.
+
+While the model copies one window, the next ones are read and decrypted into fresh memory. A window
+is freed with its last tensor: vLLM may hold tensors until their layer is complete.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+
+import torch
+
+from attestation.errors import Malformed
+from attestation.manifest import SealedFile
+from attestation.safetensors import PREFIX, TensorPlace, header_size, parse_header
+from attestation.weights import UnlockedModel, Unsealing
+from tacit_vllm.windows import Window, windows
+
+_WINDOW = 64 * 1024 * 1024
+_AHEAD = 2
+"""Windows in flight behind the one in use; memory is about three windows."""
+
+_HUGE_PAGE = 2 * 1024 * 1024
+
+DTYPES = MappingProxyType(
+    {
+        "BOOL": torch.bool,
+        "U8": torch.uint8,
+        "I8": torch.int8,
+        "F8_E5M2": torch.float8_e5m2,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E8M0": torch.float8_e8m0fnu,
+        "I16": torch.int16,
+        "U16": torch.uint16,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "I32": torch.int32,
+        "U32": torch.uint32,
+        "F32": torch.float32,
+        "I64": torch.int64,
+        "U64": torch.uint64,
+        "F64": torch.float64,
+    }
+)
+
+
+def tensors(
+    model: UnlockedModel, *, skip: Callable[[str], bool]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor whose name `skip` does not reject, once all of its chunks authenticated.
+
+    Raises what `UnlockedModel.unseal_into` raises.
+    """
+    flight: deque[tuple[Window, mmap.mmap, Unsealing]] = deque()
+    try:
+        for file, window in _plan(model, skip):
+            memory = _memory(window.size)
+            view = memoryview(memory)[: window.size]
+            flight.append((window, memory, model.begin(file, view, offset=window.start)))
+            if len(flight) > _AHEAD:
+                yield from _land(*flight.popleft())
+        while flight:
+            yield from _land(*flight.popleft())
+    finally:
+        for _, _, unsealing in flight:
+            unsealing.abandon()
+
+
+def _plan(model: UnlockedModel, skip: Callable[[str], bool]) -> Iterator[tuple[SealedFile, Window]]:
+    seen: set[str] = set()
+    for file in model.manifest.files:
+        if file.role != "weights":
+            continue
+        prefix = bytearray(PREFIX)
+        if file.size < PREFIX:
+            raise Malformed("safetensors-header", f"file {file.id} has {file.size} bytes")
+        model.unseal_into(file, memoryview(prefix))
+        header = bytearray(header_size(bytes(prefix), file_size=file.size))
+        model.unseal_into(file, memoryview(header), offset=PREFIX)
+        places = parse_header(bytes(header), file_size=file.size)
+        if not seen.isdisjoint(place.name for place in places):
+            raise Malformed("safetensors-header", f"file {file.id} repeats another's tensor")
+        seen.update(place.name for place in places)
+        wanted = [place for place in places if not skip(place.name)]
+        for window in windows(wanted, limit=_WINDOW, gap=model.manifest.chunk_size):
+            yield file, window
+
+
+def _land(
+    window: Window, memory: mmap.mmap, unsealing: Unsealing
+) -> Iterator[tuple[str, torch.Tensor]]:
+    unsealing.wait()
+    for place in window.places:
+        yield place.name, _tensor(place, memory, at=place.start - window.start)
+
+
+def _memory(size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _HUGE_PAGE:
+        memory.madvise(mmap.MADV_HUGEPAGE)  # a third of the time in page faults
+    return memory
+
+
+def _tensor(place: TensorPlace, memory: mmap.mmap, *, at: int) -> torch.Tensor:
+    dtype = DTYPES[place.dtype]
+    if place.start == place.end:
+        return torch.empty(place.shape, dtype=dtype)
+    count = (place.end - place.start) // dtype.itemsize
+    if at % dtype.itemsize:  # a file packed tightly; torch reads aligned memory only
+        apart = bytearray(memory[at : at + place.end - place.start])
+        return torch.frombuffer(apart, dtype=dtype).reshape(place.shape)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=at).reshape(place.shape)
