@@ -120,9 +120,12 @@ def unb64url(text: str, *, what: str) -> bytes:
 def describe(kind: type[BaseModel], error: ValidationError) -> str:
     """Say which fields of `kind` break which rule; an undeclared field name is not repeated."""
     lines = []
-    for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
+    for item in error.errors(include_input=False, include_url=False)[:5]:
         rule = item["type"].replace("_", " ")
-        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] in ("literal_error", "enum"):  # the schema's words, not the input's
+            rule = f"expected {item['ctx']['expected']}"
+        # pydantic names the branches of a union by their types; the reader knows only fields
+        place = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
         if item["type"] == "extra_forbidden":
             parent = ".".join(str(part) for part in item["loc"][:-1]) or kind.__name__
             lines.append(f"{parent}: unknown field")

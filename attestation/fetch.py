@@ -50,7 +50,7 @@ def fetch_report(url: str, *, nonce: Nonce, timeout_s: float = 30) -> Fetched:
             why = f"the service answered {response.status} instead of a report"
             raise Undecidable("report-unavailable", why)
         report = _read(response, deadline=deadline)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: IDNA of a host
         kind = type(error).__name__
         raise Undecidable("service-unreachable", f"no report from {host}:{port}: {kind}") from None
     finally:

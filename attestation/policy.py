@@ -34,12 +34,12 @@ _DEBUG_BITS = 0xFF
 """TD_ATTRIBUTES bits 7..0, the TUD group: any of them set makes a TD untrusted (TDX module ABI)."""
 
 
-def _some(what: str) -> AfterValidator:
+def _some(what: str, *, empty: str = "it would accept any") -> AfterValidator:
     """Refuse an empty list: it would be an expectation that nothing or everything meets."""
 
     def check(value: Any) -> Any:
         if len(value) == 0:
-            raise ValueError(f"policy names no {what}; it would accept any")
+            raise ValueError(f"policy names no {what}; {empty}")
         if isinstance(value, tuple) and len(set(map(repr, value))) != len(value):
             raise ValueError(f"policy names a {what} twice")
         return value
@@ -71,9 +71,7 @@ Advisory = Annotated[str, StringConstraints(pattern=r"^INTEL-(SA|DOC)-[0-9]{5}$"
 
 
 def _one_as_list(value: Any) -> Any:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 Registers = Annotated[tuple[Hex48, ...], _some("value"), BeforeValidator(_one_as_list)]
@@ -128,7 +126,9 @@ class TcbPolicy(Document):
     minimum_evaluation_number: Annotated[int, Field(ge=1)]
     """Lowest `tcbEvaluationDataNumber`; older sets are how a platform hides a TCB recovery."""
     collateral_max_age_days: Annotated[int, Field(ge=1, le=366)]
-    grace: Literal["none"] | Annotated[tuple[Grace, ...], _some("grace")]
+    grace: (
+        Literal["none"] | Annotated[tuple[Grace, ...], _some("grace period", empty="write `none`")]
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TcbPolicy:

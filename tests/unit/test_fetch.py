@@ -101,6 +101,11 @@ def test_nobody_listening_cannot_be_decided():
         fetch_report(f"https://127.0.0.1:{port}", nonce=NONCE, timeout_s=10)
 
 
+def test_a_host_that_cannot_be_a_name_cannot_be_reached():
+    with pytest.raises(Undecidable, match="service-unreachable"):
+        fetch_report(f"https://{'a' * 70}.example", nonce=NONCE, timeout_s=1)
+
+
 @pytest.mark.parametrize(
     "url",
     [
