@@ -145,7 +145,7 @@ MESSAGES = MappingProxyType(
         # -- the fields
         "field-invalid": "A field has the wrong type or value; 'param' names it where it can.",
         "field-missing": "A required field is missing; 'param' names it.",
-        "unknown-field": "A field is not part of this API; 'param' names the object that holds it.",
+        "unknown-field": "A field is not part of this API; 'param' says where, in our words.",
         "fields-conflict": "Two fields contradict each other; 'param' names one of them.",
         "too-many": "A list or text is longer than this API accepts; 'param' names it.",
         "schema-too-large": "The JSON schema is too large or too deeply nested; simplify it.",

@@ -191,7 +191,7 @@ def _rejection(error: ValidationError) -> BadRequest:
     # A refusal on purpose says more than a broken rule, and that more than a wrong type: of a
     # union, pydantic reports the members that were not meant as well.
     first = min(found, key=lambda item: _weight(item["type"]))
-    return BadRequest(_code(first["type"]), param=_param(first["loc"], kind=first["type"]))
+    return BadRequest(_code(first["type"]), param=_param(first["loc"]))
 
 
 def _weight(kind: str) -> int:
@@ -215,11 +215,10 @@ _RULES = {
 }
 
 
-def _param(place: tuple[int | str, ...], *, kind: str) -> str | None:
-    # the last part of an unknown field's place is its name, which is the client's text
-    parts = place[:-1] if kind == "extra_forbidden" else place
+def _param(place: tuple[int | str, ...]) -> str | None:
+    # a place may end in an unknown name or a key of a map, which is the client's text
     path = ""
-    for before, part in zip((None, *parts), parts, strict=False):
+    for before, part in zip((None, *place), place, strict=False):
         if isinstance(part, int):
             path += f"[{part}]"
         elif part in _DECLARED and not (isinstance(before, int) and part in _TAGS):

@@ -177,8 +177,8 @@ def test_evidence_that_cannot_be_collected_is_unavailable():
 
 
 def test_draining_finishes_what_began_and_takes_nothing_new():
-    gateway = prepared(EchoEngine(delay=0.3))
-    gateway.notice = 0.8
+    gateway = prepared(EchoEngine(delay=1.5))
+    gateway.notice = 0.5
     texts = []
 
     def ask():
@@ -186,7 +186,6 @@ def test_draining_finishes_what_began_and_takes_nothing_new():
             texts.append(client.post("/v1/chat/completions", json=chat(stream=True)).text)
 
     with running(gateway):
-        gateway.engine.delay = 0.7
         thread = threading.Thread(target=ask)
         thread.start()
         wait_for(lambda: gateway.engine.open == 1, seconds=5)

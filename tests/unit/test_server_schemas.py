@@ -186,6 +186,7 @@ def test_a_dangerous_field_is_refused_by_name_even_beside_other_faults(fields, c
         ({"messages": []}, "field-missing", "model"),
         (chat(bogus=1), "unknown-field", None),
         (chat(chat_template_kwargs={"tools": 1}), "unknown-field", "chat_template_kwargs"),
+        (chat(prompt="x"), "unknown-field", "prompt"),
         (chat(messages=[]), "field-invalid", "messages"),
         (chat(messages=[{"role": "user"}]), "field-missing", "messages[0].content"),
         (chat(messages=[{"role": "pirate", "content": ""}]), "field-invalid", "messages[0]"),
