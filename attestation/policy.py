@@ -135,6 +135,8 @@ class TcbPolicy(Document):
         graced = [item.status for item in self.graces]
         if TcbStatus.REVOKED in (*self.accepted_statuses, *graced):
             raise ValueError("a revoked platform is never accepted")
+        if TcbStatus.UP_TO_DATE not in self.accepted_statuses:
+            raise ValueError("UpToDate is not accepted; an updated platform would be refused")
         if set(graced) & set(self.accepted_statuses):
             raise ValueError("a status is both accepted and in grace; the date would mean nothing")
         if len(set(graced)) != len(graced):

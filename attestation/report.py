@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from attestation.binding import KeysetBinding
 from attestation.codec import MAX_JSON, Document, b64url, canonical_json, parse_document, unb64url
-from attestation.errors import Undecidable
+from attestation.errors import NotAuthentic, Undecidable
 from attestation.evidence import Evidence
 from attestation.keyset import DigestText, Keyset
 from attestation.types import Digest, Endorsements, Nonce, nonce
@@ -109,6 +109,14 @@ class Report:
         if self.stapled is None:
             raise Undecidable("endorsements-missing", "the report has no stapled collateral")
         return self.stapled
+
+    def check_tls_key(self, seen: Digest) -> None:
+        """Raise `NotAuthentic` `tls-key-mismatch` unless `seen` is the key of the keyset.
+
+        It says something once the report is authenticated: then only this guest has that key.
+        """
+        if not Digest.parse(self.keyset.tls_spki).matches(seen):
+            raise NotAuthentic("tls-key-mismatch", "the TLS key seen is not the attested one")
 
     def verified(
         self, at: datetime, *, tls_spki: Digest, policy: bytes, endorsements: Endorsements

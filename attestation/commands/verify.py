@@ -16,7 +16,7 @@ from attestation.errors import NotAffirmed, NotAuthentic, Refusal
 from attestation.explain import Answer, as_of, of_appraisal, of_authentic, of_refusal, of_result
 from attestation.policy import Policy, intel_roots
 from attestation.report import Report
-from attestation.types import Endorsements
+from attestation.types import Digest, Endorsements
 
 
 def register(commands: Commands) -> None:
@@ -81,7 +81,7 @@ def verify_service(arguments: argparse.Namespace) -> int:
         result = Verifier(policy).verify(
             report.evidence, endorsements, expected_nonce=challenge, now=now
         )
-        _check_tls_key(report, str(fetched.spki))
+        report.check_tls_key(fetched.spki)
         return of_result(result, now=now)
 
     return _tell(answer, arguments, simulated=policy.roots.simulated)
@@ -115,7 +115,7 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
         now=moment,
     )
     if saved is not None:
-        _check_tls_key(report, saved.tls_spki)
+        report.check_tls_key(Digest.parse(saved.tls_spki))
     if policy is None:
         return as_of(of_authentic(Facts.of(claims)), moment)
     if saved is not None and Policy.digest_of(saved.policy.encode()) != policy.digest:
@@ -177,11 +177,6 @@ def _tell(answer: Callable[[], Answer], arguments: argparse.Namespace, *, simula
     else:
         print(told.to_text())
     return code
-
-
-def _check_tls_key(report: Report, seen: str) -> None:
-    if report.keyset.tls_spki != seen:
-        raise NotAuthentic("tls-key-mismatch", "the TLS key seen is not the attested one")
 
 
 def endorsements_for(report: Report, path: Path | None) -> Endorsements:

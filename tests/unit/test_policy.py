@@ -6,6 +6,8 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attestation.draft import Draft
 from attestation.errors import ConfigError
@@ -111,7 +113,8 @@ def test_no_field_takes_a_wildcard(path):
         ("tdx/td_attributes/value", "0100001000000000", "debug"),
         ("tdx/xfam", {"mask": "0f" * 8, "value": "ff" * 8}, "outside the mask"),
         ("tdx/xfam/mask", 1000000000000000, "quotes"),
-        ("tdx/tcb/accepted_statuses", ["Revoked"], "never accepted"),
+        ("tdx/tcb/accepted_statuses", ["UpToDate", "Revoked"], "never accepted"),
+        ("tdx/tcb/accepted_statuses", ["OutOfDate"], "UpToDate is not accepted"),
         ("tdx/tcb/accepted_statuses", ["uptodate"], "expected 'UpToDate'"),
         ("tdx/tcb/accepted_statuses", ["UpToDate", "UpToDate"], "twice"),
         ("tdx/tcb/grace", [{"status": "Revoked", "until": "2027-01-01T00:00:00Z"}], "never"),
@@ -195,6 +198,22 @@ def test_a_changed_comment_is_another_policy():
 def test_what_is_no_policy_is_a_configuration_error(data):
     with pytest.raises(ConfigError):
         Policy.load(data, name="p")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_damage_to_a_policy_loads_as_one_or_is_a_configuration_error(data):
+    text = policy_text().encode()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(start + 40, len(text))))
+    damaged = text[:start] + data.draw(st.binary(max_size=8)) + text[end:]
+    try:
+        policy = Policy.load(damaged, name="p")
+    except ConfigError:
+        return
+    assert policy.roots.simulated
+    assert policy.file.tdx.guests
+    assert policy.file.runtime.models
 
 
 def test_a_refusal_names_the_field_and_not_its_value():
