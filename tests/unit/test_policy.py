@@ -216,6 +216,13 @@ def test_any_damage_to_a_policy_loads_as_one_or_is_a_configuration_error(data):
     assert policy.file.runtime.models
 
 
+def test_aliases_do_not_multiply():
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 12)]
+    with pytest.raises(ConfigError, match="aliases are not allowed"):
+        Policy.load("\n".join(lines).encode(), name="p")
+
+
 def test_a_refusal_names_the_field_and_not_its_value():
     secret = "hunter2-hunter2"
     with pytest.raises(ConfigError) as refused:
