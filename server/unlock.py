@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Event
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -33,11 +34,12 @@ class Unlocked:
     api_key_pepper: Confidential[bytes]
 
 
-def unlock(settings: Settings, guest: TdxGuest, *, wait: Callable[[float], None]) -> Unlocked:
+def unlock(settings: Settings, guest: TdxGuest, *, abandoned: Event) -> Unlocked:
     """Attest to the broker and return the keys.
 
     A broker that is down or cannot decide is asked again, with growing pauses, for
-    `broker.retry_seconds`; a broker that refuses is final. Raises a `Refusal`.
+    `broker.retry_seconds` or until `abandoned` is set; a broker that refuses is final. Raises a
+    `Refusal`.
     """
     deadline = time.monotonic() + settings.file.broker.retry_seconds
     pause = _FIRST_WAIT_S
@@ -45,10 +47,9 @@ def unlock(settings: Settings, guest: TdxGuest, *, wait: Callable[[float], None]
         try:
             return _ask(settings, guest)
         except Undecidable as refusal:
-            if time.monotonic() + pause > deadline:
-                raise
             log.warning("broker undecided", extra={"code": refusal.code})
-            wait(pause)
+            if time.monotonic() + pause > deadline or abandoned.wait(pause):
+                raise
             pause = min(2 * pause, _LONGEST_WAIT_S)
 
 

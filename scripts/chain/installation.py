@@ -1,50 +1,35 @@
-"""A directory in, a software-TDX installation in it out: roots, keys, policy, sealed model."""
+"""A directory in, a software-TDX installation in it out, made with the commands operators use."""
 
 from __future__ import annotations
 
-import os
+import json
 import secrets
+import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from attestation.broker.kek import create_file_kek, open_kek
-from attestation.broker.keyfile import WrappedSecret, secret_aad
-from attestation.codec import b64, canonical_json
-from attestation.confidential import Confidential
-from attestation.simulator import state
-from attestation.simulator.guest import SoftwareGuest
-from attestation.simulator.policy import policy_yaml
-from attestation.types import Digest
-from server.auth import KeyFile, mint
-from server.settings import Settings
+from scripts.chain.processes import PYTHON, TACIT, run
 
 MODEL = "qwen3-demo"
 MODEL_KEY = "tacit/demo/qwen3-demo"
 PEPPER = "tacit/demo/api-key-pepper"
-_LIFE = timedelta(days=365)
+TENANT = "demo"
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Where everything lies; `create` makes what is missing and keeps what is there."""
+    """Where everything lies. What exists is kept; what depends on a change is made anew."""
 
     directory: Path
     config: Path
-    """The measured YAML of `tacit serve`; its paths point into `directory`."""
+    """The measured YAML of `tacit serve`."""
 
     @property
     def tdx(self) -> Path:
         return self.directory / "tdx"
-
-    @property
-    def sealed(self) -> Path:
-        return self.directory / "sealed" / MODEL
 
     @property
     def broker_config(self) -> Path:
@@ -56,78 +41,32 @@ class Installation:
 
     @property
     def api_key(self) -> Path:
+        """The file with the one API key, for the demonstration's own client."""
         return self.directory / "api-key"
 
-    def create_keys(self, *, broker_port: int) -> None:
-        """Make the trust root, the broker's keys and the model signer's."""
-        now = datetime.now(UTC)
-        if not self.tdx.joinpath(state.ROOT).exists():
-            state.create(self.tdx, now=now)
-        state.write_collateral(self.tdx, state.load(self.tdx), now=now)
-        broker = self.directory / "broker"
-        broker.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not broker.joinpath("kek").exists():
-            create_file_kek(broker / "kek")
-        if not broker.joinpath("token.pem").exists():
-            _write_key(broker / "token.pem", ec.generate_private_key(ec.SECP256R1()))
-        if not broker.joinpath("tls.key").exists():
-            _write_certificate(broker / "tls.crt", broker / "tls.key", now=now)
-        signer = self.directory / "keys" / "model-signer.pem"
-        if not signer.exists():
-            signer.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            private = ed25519.Ed25519PrivateKey.generate()
-            _write_key(signer, private)
-            public = private.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-            signer.with_suffix(".pub").write_bytes(public)
-        self._write_broker_config(broker_port)
+    @property
+    def sealed(self) -> Path:
+        return self.directory / "sealed" / MODEL
 
-    def create_api_key(self) -> None:
-        """Make the pepper, which only the broker keeps, and one API key under it."""
-        wrapped = self.directory / "broker" / "pepper.json"
-        if wrapped.exists() and self.api_key.exists():
-            return
-        now = datetime.now(UTC).replace(microsecond=0)
-        kek = open_kek(f"file:{self.directory / 'broker' / 'kek'}")
-        pepper = Confidential(secrets.token_bytes(32))
-        document = WrappedSecret(
-            version=1,
-            kind="secret",
-            resource=PEPPER,
-            kek=kek.id,
-            wrapped=b64(kek.wrap(pepper, aad=secret_aad(PEPPER))),
-            created=now,
-        )
-        entry, key = mint(
-            key_id=secrets.token_hex(4),
-            secret=Confidential(secrets.token_bytes(32)),
-            tenant="demo",
-            created=now,
-            expires=now + _LIFE,
-            pepper=pepper,
-        )
-        keys = KeyFile(version=1, keys=(entry,))
-        wrapped.write_bytes(document.model_dump_json().encode())
-        (self.directory / "api-keys.yaml").write_bytes(canonical_json(keys.model_dump(mode="json")))
-        _write_private(self.api_key, key.reveal().encode())
+    def prepare(self, checkpoint: Path, *, broker_port: int) -> None:
+        """Make keys, seal `checkpoint`, and write the policy that accepts exactly this guest."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._trust_root()
+        self._broker(broker_port)
+        self._api_key()
+        self._seal(checkpoint)
+        self.write_policy()
+        run([TACIT, "broker", self.broker_config, "--check", "--json"])
 
-    def write_policy(self, manifest: Digest) -> None:
-        """Write the policy that accepts exactly this guest, configuration and model."""
-        intel = state.load(self.tdx)
-        text = policy_yaml(
-            SoftwareGuest(intel).report,
-            intel,
-            config=Settings.load(self.config).digest,
-            models={MODEL: manifest},
-        )
-        self.policy.write_bytes(text)
+    def _trust_root(self) -> None:
+        action = "collateral" if (self.tdx / "root.pem").exists() else "new"
+        run([PYTHON, "-m", "attestation.simulator", action, self.tdx])
 
-    def _write_broker_config(self, port: int) -> None:
-        resources = [
-            (MODEL_KEY, "model-key", f"../sealed/{MODEL}.key.json"),
-            (PEPPER, "secret", "pepper.json"),
-        ]
+    def _broker(self, port: int) -> None:
+        names = {
+            MODEL_KEY: ("model-key", f"../sealed/{MODEL}.key.json"),
+            PEPPER: ("secret", "pepper.json"),
+        }
         document = {
             "version": 1,
             "profile": "simulated",
@@ -139,46 +78,96 @@ class Installation:
             "endorsements": "../tdx/collateral.json",
             "policy": "../policy.yaml",
             "resources": [
-                {
-                    "resource": name,
-                    "kind": kind,
-                    "wrapped_key": wrapped,
-                    "policy": "../policy.yaml",
-                }
-                for name, kind, wrapped in resources
+                {"resource": name, "kind": kind, "wrapped_key": file, "policy": "../policy.yaml"}
+                for name, (kind, file) in names.items()
             ],
             "limits": {"sessions": 1024, "session_seconds": 300},
         }
+        self.broker_config.parent.mkdir(exist_ok=True, mode=0o700)
         self.broker_config.write_text(yaml.safe_dump(document, sort_keys=False))
+        run([TACIT, "broker", self.broker_config, "--init"])
+
+    def _api_key(self) -> None:
+        if self.api_key.exists():
+            return
+        pepper, broker = secrets.token_bytes(32), self.broker_config.parent
+        keys, kept = self.directory / "api-keys.yaml", broker / "pepper"
+        keys.unlink(missing_ok=True)
+        kept.touch(mode=0o600)
+        kept.write_bytes(pepper)
+        wrap = [
+            TACIT,
+            "wrap",
+            PEPPER,
+            "--key",
+            f"file:{broker}/kek",
+            "--out",
+            broker / "pepper.json",
+        ]
+        run(wrap, stdin=pepper)
+        new = [
+            TACIT,
+            "apikey",
+            "new",
+            "--tenant",
+            TENANT,
+            "--pepper",
+            kept,
+            "--keys",
+            keys,
+            "--json",
+        ]
+        made: dict[str, Any] = json.loads(run(new))
+        self.api_key.touch(mode=0o600)
+        self.api_key.write_text(made["key"])
+
+    def _seal(self, checkpoint: Path) -> None:
+        """Seal once per state of the checkpoint."""
+        signer = self.directory / "keys" / "model-signer.pem"
+        wrapped = self.sealed.with_name(f"{MODEL}.key.json")
+        stamp = self.sealed.with_name(f"{MODEL}.stamp")
+        state = _state(checkpoint)
+        if not (stamp.exists() and stamp.read_text() == state):
+            if not signer.exists():
+                signer.parent.mkdir(exist_ok=True, mode=0o700)
+                run([TACIT, "keygen", signer])
+            shutil.rmtree(self.sealed, ignore_errors=True)
+            wrapped.unlink(missing_ok=True)
+            self.sealed.parent.mkdir(exist_ok=True, mode=0o700)
+            key = f"file:{self.broker_config.parent}/kek"
+            words = ["--key", key, "--resource", MODEL_KEY, "--sign", signer, "--name", MODEL]
+            run([TACIT, "seal", checkpoint, self.sealed, *words])
+            stamp.write_text(state)
+
+    def write_policy(self) -> None:
+        """Write the policy that accepts what this installation measures, and nothing else."""
+        measured: dict[str, Any] = json.loads(run([TACIT, "measure", self.config, "--json"]))
+        words = ["--config", measured["config"]]
+        words += [w for m in measured["models"].items() for w in ("--model", "=".join(m))]
+        text = run([PYTHON, "-m", "attestation.simulator", "policy", self.tdx, *words])
+        self.policy.write_text(text)
 
 
-def _write_certificate(certificate: Path, key: Path, *, now: datetime) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tacit key broker")])
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=10))
-        .not_valid_after(now + _LIFE)
-        .sign(private, hashes.SHA256())
+def configure(template: Path, target: Path, *, state: Path, changes: dict[str, Any]) -> Path:
+    """Write `template` to `target` with `changes` and with its paths below `state`.
+
+    `changes` maps a dotted path of the YAML to its new value; the comments are lost.
+    """
+    document = yaml.safe_load(template.read_text())
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = document
+        for name in parents:
+            place = place[name]
+        place[last] = value
+    text = yaml.safe_dump(document, sort_keys=False)
+    target.write_text(text.replace("../.tacit", str(state)))
+    return target
+
+
+def _state(checkpoint: Path) -> str:
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    lines = (
+        f"{p.relative_to(checkpoint)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files
     )
-    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    _write_key(key, private)
-
-
-def _write_key(path: Path, private: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
-    pem = private.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    _write_private(path, pem)
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
+    return "\n".join(lines)

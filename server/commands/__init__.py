@@ -1,1 +1,8 @@
 """One module a command family of the gateway; each has `register(commands)`."""
+
+from __future__ import annotations
+
+from server.commands import apikey, measure, serve
+
+FAMILIES = (serve.register, measure.register, apikey.register)
+"""What the gateway adds to the auditor's commands."""

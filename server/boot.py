@@ -1,0 +1,241 @@
+"""The boot: settings in, `Ready` out, and nothing that could serve in between.
+
+harden → signed manifests → measure → keys of this boot → broker → unseal → engine → Ready. Every
+step needs what the one before it returned, so the order is not a convention. Whatever fails, no
+port was open and no plaintext weight was on a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from attestation.binding import KeysetBinding, report_data
+from attestation.codec import unb64
+from attestation.confidential import data_key
+from attestation.endorse import FileEndorser
+from attestation.errors import ConfigError, Undecidable
+from attestation.evidence import Evidence
+from attestation.keyset import Keyset
+from attestation.keyset import ServedModel as AttestedModel
+from attestation.keywire import Grant
+from attestation.report import Report
+from attestation.tdx.collect import TdxGuest
+from attestation.types import Digest, Nonce
+from attestation.weights import SealedModel, is_memory_backed
+from server.admission import Admission
+from server.audit import AuditSink
+from server.engine.client import EngineClient
+from server.engine.isolation import decide, probe
+from server.engine.launch import SHUTDOWN_SECONDS, EngineSpec, launch
+from server.engine.supervisor import EngineSupervisor
+from server.keyagent import KeyAgent
+from server.keyfile import ApiKeyFile
+from server.measure import measure, runtime_events
+from server.packages import open_packages, signer
+from server.posture import posture
+from server.ready import Clock, Ready, ServedModel
+from server.settings import EngineSettings, Settings
+from server.tls import TlsIdentity, new_tls_identity
+from server.unlock import Unlocked, unlock
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A guest that may open its port, and the key it opens it with."""
+
+    ready: Ready
+    identity: TlsIdentity
+    engines: tuple[EngineSupervisor, ...]
+
+    async def engine_ended(self) -> None:
+        """Return when the first engine ends; this guest cannot serve on then."""
+        waits = [asyncio.ensure_future(engine.exited.wait()) for engine in self.engines]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+@contextlib.asynccontextmanager
+async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIterator[Booted]:
+    """Boot once and yield; on leaving, drain the engines and remove what they left in memory.
+
+    Raises a `Refusal` or `ConfigError` whose code names the step that failed.
+    """
+    run_directory = _run_directory(settings)
+    packages = open_packages(settings)
+    manifests = {name: package.manifest.digest for name, package in packages.items()}
+    guest = _guest(settings)
+    endorser = FileEndorser(settings.path(settings.file.attestation.endorsements))
+    events = runtime_events(settings.digest, manifests)
+    await asyncio.to_thread(measure, guest, events, run_directory=run_directory)
+    identity = new_tls_identity(clock(), settings.file.listen.hostnames)
+    unlocked = await _unlocked(settings, guest)
+    async with contextlib.AsyncExitStack() as stack:
+        models: dict[str, ServedModel] = {}
+        supervisors: list[EngineSupervisor] = []
+        for name, model in settings.file.models.items():
+            key = unlocked.model_keys[name].reveal()
+            grant = Grant(
+                data_key(unb64(key.dek, what="dek")),
+                Digest.parse(key.manifest),
+                key.minimum_version,
+            )
+            spec = _spec(settings, name, run_directory=run_directory)
+            await asyncio.to_thread(_unseal_small, packages[name], grant, Path(spec.model))
+            supervisor = await _start(stack, spec, model.engine, grant=grant)
+            client = await stack.enter_async_context(EngineClient(str(spec.socket)))
+            supervisors.append(supervisor)
+            models[name] = ServedModel(
+                client, model.engine.device, model.engine.reasoning, model.engine.max_model_len
+            )
+        keyset = Keyset(
+            version=1,
+            tls_spki=str(identity.spki),
+            config=str(settings.digest),
+            models=tuple(
+                AttestedModel(name=name, manifest=str(manifests[name])) for name in sorted(models)
+            ),
+            posture=await posture(settings),
+        )
+        ready = Ready(
+            models=models,
+            keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
+            keyset=keyset,
+            report=_Reporter(guest, keyset, endorser).report,
+            limits=settings.file.limits,
+            clock=clock,
+            audit=audit,
+            admission=Admission(settings.file.limits.concurrent_requests),
+            healthy=lambda: all(supervisor.alive for supervisor in supervisors),
+        )
+        yield Booted(ready, identity, tuple(supervisors))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reporter:
+    """Collects fresh evidence over the keyset of this boot."""
+
+    guest: TdxGuest
+    keyset: Keyset
+    endorser: FileEndorser
+
+    async def report(self, nonce: Nonce) -> bytes:
+        return await asyncio.to_thread(self._collect, nonce)
+
+    def _collect(self, nonce: Nonce) -> bytes:
+        binding = KeysetBinding(nonce, self.keyset)
+        event_log = self.guest.event_log()
+        quote = self.guest.quote(report_data(binding, event_log=event_log, gpu_evidence=b""))
+        try:
+            endorsements = self.endorser.endorsements(quote)
+        except Undecidable:
+            endorsements = None  # the client brings its own; without any it cannot decide either
+        evidence = Evidence(quote, event_log, gpu=b"", binding=binding)
+        return Report.build(evidence, endorsements).to_bytes()
+
+
+async def _unlocked(settings: Settings, guest: TdxGuest) -> Unlocked:
+    abandoned = threading.Event()
+    try:
+        return await asyncio.to_thread(unlock, settings, guest, abandoned=abandoned)
+    finally:
+        abandoned.set()  # when this boot was cancelled, the thread must not keep asking
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack, spec: EngineSpec, settings: EngineSettings, *, grant: Grant
+) -> EngineSupervisor:
+    """Start an engine whose workers fetch the key from an agent that closes when it is ready."""
+    isolation = decide(await probe(str(spec.python)), wanted=settings.isolation)
+    supervisor = EngineSupervisor(launch(spec), isolation=isolation, files=_engine_files(spec))
+    ranks = spec.tensor_parallel_size
+    async with KeyAgent(Path(spec.key_socket), model=spec.name, grant=grant, ranks=ranks) as agent:
+        await supervisor.start()
+        stack.push_async_callback(supervisor.stop, drain_seconds=SHUTDOWN_SECONDS)
+        agent.open(supervisor.pid)
+        await supervisor.wait_ready(seconds=settings.start_seconds, refusal=agent.refusal)
+    return supervisor
+
+
+def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
+    model = settings.file.models[name]
+    engine = model.engine
+    index = sorted(settings.file.models).index(name)
+    return EngineSpec(
+        python=_absolute(settings, engine.python),
+        name=name,
+        # numbered: a socket path has 107 bytes, a model name may have 128
+        directory=PurePosixPath(run_directory) / f"engine-{index}",
+        sealed=_absolute(settings, model.sealed),
+        signer=signer(settings, name).public_bytes_raw(),
+        device=engine.device,
+        dtype=engine.dtype,
+        max_model_len=engine.max_model_len,
+        max_sequences=engine.max_sequences,
+        max_queued=engine.max_queued,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        kv_cache_gib=engine.kv_cache_gib,
+        reasoning=engine.reasoning,
+        tool_call_parser=engine.tool_call_parser,
+        hash_seed=secrets.randbelow(2**32),
+        run_directory=PurePosixPath(run_directory),
+    )
+
+
+def _unseal_small(package: SealedModel, grant: Grant, into: Path) -> None:
+    """Put configuration, tokenizer and template where the engine reads them: in memory."""
+    shutil.rmtree(into, ignore_errors=True)  # of a gateway that was killed
+    into.parent.mkdir(mode=0o700, exist_ok=True)
+    opened = package.unlock(
+        grant.key, manifest=grant.manifest, minimum_version=grant.minimum_version
+    )
+    with opened as model:
+        model.unseal_small(into)
+
+
+def _run_directory(settings: Settings) -> Path:
+    """Make the run directory for the owner alone, in memory: it will hold what is unsealed."""
+    directory = settings.path(settings.file.run_directory)
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.chmod(0o700)
+        backed = is_memory_backed(directory)
+    except OSError as error:
+        raise ConfigError("run-directory", f"{directory}: {error.strerror}") from None
+    if not backed:
+        raise ConfigError("run-directory", f"{directory} is not in memory (tmpfs)")
+    return directory.resolve()
+
+
+def _guest(settings: Settings) -> TdxGuest:
+    attestation = settings.file.attestation
+    if attestation.mode == "tdx":
+        return TdxGuest.kernel()
+    return TdxGuest.insecure_simulated(settings.path(attestation.directory))
+
+
+def _absolute(settings: Settings, text: str) -> PurePosixPath:
+    """Resolve `..` by words only: the interpreter of an environment is a link that must stay."""
+    return PurePosixPath(os.path.normpath(settings.path(text)))
+
+
+def _engine_files(spec: EngineSpec) -> frozenset[str]:
+    """Return the file names of the engine's own code, which its log lines may point to."""
+    environment = Path(spec.python).parent.parent
+    packages = ("vllm", "tacit_vllm")
+    names = (
+        path.name
+        for package in packages
+        for path in environment.glob(f"lib/python3*/site-packages/{package}/**/*.py")
+    )
+    return frozenset((*names, "loader.py", "guard.py"))

