@@ -50,7 +50,9 @@ async def _serve(settings: Settings) -> int:
     from server.audit import LogAudit
     from server.boot import boot
     from server.listener import Address, serve, stop_on_signals
+    from server.logs import quiet_loop
 
+    quiet_loop(asyncio.get_running_loop())
     _cancel_on_signals()
     address = Address(settings.file.listen.host, settings.file.listen.port)
     audit = LogAudit(logging.getLogger("tacit.audit"))
