@@ -29,6 +29,8 @@ from server.schemas.fields import (
 )
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+_GREEDY = 1e-5
+"""Temperature below which the engine always takes the likeliest token, so `n` answers are one."""
 _FORWARDED = (
     *_SAMPLING,
     "n",
@@ -67,7 +69,7 @@ class ResponseFormat(Content):
     @model_validator(mode="after")
     def _schema_where_named(self) -> ResponseFormat:
         if (self.json_schema is not None) != (self.type == "json_schema"):
-            raise refuse("fields-conflict")
+            raise refuse("fields-conflict", param="json_schema")
         return self
 
     def to_engine(self) -> dict[str, Any]:
@@ -173,7 +175,11 @@ class Controls(Content):
     @model_validator(mode="after")
     def _consistent(self) -> Controls:
         if self.stream_options is not None and not self.stream:
-            raise refuse("fields-conflict")
+            raise refuse("fields-conflict", param="stream_options")
+        if (self.n or 1) > 1 and self.temperature is not None and self.temperature < _GREEDY:
+            raise refuse("fields-conflict", param="n")
+        if self.max_tokens is not None and (self.min_tokens or 0) > self.max_tokens:
+            raise refuse("fields-conflict", param="min_tokens")
         return self
 
     @property

@@ -36,10 +36,13 @@ class Content(Document):
         return []
 
 
-def refuse(code: str) -> PydanticCustomError:
-    """Return the error that `server.schemas.requests` turns into a refusal with this code."""
+def refuse(code: str, *, param: str | None = None) -> PydanticCustomError:
+    """Return the error that `server.schemas.requests` turns into a refusal with this code.
+
+    `param` names a field below the model that refuses; it is our own word, never the client's.
+    """
     # the type of a custom error is our code; its text is never shown
-    return PydanticCustomError(code, "refused")
+    return PydanticCustomError(code, "refused", None if param is None else {"param": param})
 
 
 def _refused(code: str) -> BeforeValidator:

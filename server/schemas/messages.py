@@ -122,7 +122,7 @@ class AssistantMessage(Content):
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:
         if self.content is None and not self.tool_calls and self.refusal is None:
-            raise refuse("field-missing")
+            raise refuse("field-missing", param="content")
         return self
 
     def to_engine(self) -> dict[str, Any]:

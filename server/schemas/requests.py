@@ -105,15 +105,15 @@ class ChatRequest(Controls):
     @model_validator(mode="after")
     def _whole(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
-            raise refuse("fields-conflict")
+            raise refuse("fields-conflict", param="top_logprobs")
         names = {tool.function.name for tool in self.tools or ()}
         if len(names) != len(self.tools or ()):
-            raise refuse("fields-conflict")
+            raise refuse("fields-conflict", param="tools")
         if isinstance(self.tool_choice, NamedTool):
             if self.tool_choice.function.name not in names:
-                raise refuse("tool-unknown")
+                raise refuse("tool-unknown", param="tool_choice")
         elif self.tool_choice == "required" and not names:
-            raise refuse("tool-unknown")
+            raise refuse("tool-unknown", param="tool_choice")
         return self
 
     def thinking(self, *, reasoning: bool) -> bool:
@@ -187,11 +187,14 @@ def parse(kind: type[R], data: bytes, *, limit: int) -> R:
 
 
 def _rejection(error: ValidationError) -> BadRequest:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_input=False)
     # A refusal on purpose says more than a broken rule, and that more than a wrong type: of a
     # union, pydantic reports the members that were not meant as well.
     first = min(found, key=lambda item: _weight(item["type"]))
-    return BadRequest(_code(first["type"]), param=_param(first["loc"]))
+    place = first["loc"]
+    if first["type"] in MESSAGES and "ctx" in first:
+        place = (*place, first["ctx"]["param"])
+    return BadRequest(_code(first["type"]), param=_param(place))
 
 
 def _weight(kind: str) -> int:
