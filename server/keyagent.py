@@ -144,23 +144,26 @@ class KeyAgent:
             connection.setblocking(False)
             peer = _peer(connection)
             async with asyncio.timeout(_LINE_SECONDS):
-                if descends(peer, self._window.root, parent_of=_parent_of):
-                    answer = self._decide(peer, await _line(connection))
-                else:
-                    log.warning("key refused", extra={"code": "key-peer", "pid": peer.pid})
-                    answer = Refused("key-peer")
+                answer = self._decide(peer, await _line(connection))
                 await asyncio.get_running_loop().sock_sendall(connection, encode(answer))
 
     def _decide(self, peer: Peer, line: bytes) -> Grant | Refused | Noted:
+        if not descends(peer, self._window.root, parent_of=_parent_of):
+            log.warning("key refused", extra={"code": "key-peer", "pid": peer.pid})
+            return Refused("key-peer")
         try:
             question = decode_question(line)
         except Malformed as error:
+            log.warning("key refused", extra={"code": error.code, "pid": peer.pid})
             return Refused(error.code)
         if isinstance(question, Refused):
-            self._refusal = self._refusal or question.code
-            log.error("engine refused to load", extra={"code": question.code, "pid": peer.pid})
-            return Noted()
+            return self._note(peer, question)
         return self._ask(peer, question)
+
+    def _note(self, peer: Peer, report: Refused) -> Noted:
+        self._refusal = self._refusal or report.code
+        log.error("engine refused to load", extra={"code": report.code, "pid": peer.pid})
+        return Noted()
 
     def _ask(self, peer: Peer, question: Ask) -> Grant | Refused:
         answer = self._window.ask(peer, question.model)

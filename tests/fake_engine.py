@@ -121,7 +121,7 @@ def main():
             threading.Thread(target=server.shutdown).start()
 
     signal.signal(signal.SIGTERM, finish)
-    server.serve_forever()
+    server.serve_forever(poll_interval=0.05)
     server.server_close()  # waits for open streams
 
 

@@ -101,6 +101,9 @@ FORBIDDEN = frozenset(
 )
 """Flags that an engine of ours never gets, in any spelling that vLLM's parser accepts."""
 
+_WHOLE = frozenset({"--reasoning-parser"})
+"""Flags of ours with which a forbidden one begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -288,7 +291,8 @@ def check_flags(line: Sequence[str]) -> None:
     for word in line[line.index(MODULE) + 1 :]:
         if word.startswith("-"):
             stem = word.partition("=")[0].partition(".")[0].replace("_", "-")
-            if not stem.startswith("--") or any(flag.startswith(stem) for flag in FORBIDDEN):
+            begun = any(flag.startswith(stem) for flag in FORBIDDEN) and stem not in _WHOLE
+            if begun or not stem.startswith("--"):
                 raise ConfigError("engine-flag", f"{stem} is never given to an engine")
 
 

@@ -131,7 +131,7 @@ class EngineSupervisor:
                     extra={
                         "engine": self._launch.name,
                         "engine_level": site.level,
-                        "site": site.place,
+                        "place": site.place,
                     },
                 )
         await ended
@@ -144,8 +144,8 @@ class EngineSupervisor:
             extra={
                 "engine": self._launch.name,
                 "status": status,
-                "site": self._last_error,
-                "withheld_lines": self._lines.unread,
+                "place": self._last_error,
+                "withheld": self._lines.unread,
             },
         )
 

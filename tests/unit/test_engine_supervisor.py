@@ -195,7 +195,7 @@ async def test_only_levels_and_places_of_the_output_are_logged(directory, caplog
     await supervisor.stop(drain_seconds=1)
     assert caught.value.code == "engine-exited"
     said = [
-        (record.engine_level, record.site)
+        (record.engine_level, record.place)
         for record in caplog.records
         if record.getMessage() == "engine said"
     ]
