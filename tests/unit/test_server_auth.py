@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation.cli import run
@@ -72,11 +72,13 @@ def test_no_bearer_key_is_a_missing_key(header):
     assert code(loaded(), header) == "key-missing"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=90))
 def test_any_other_text_is_malformed(text):
     assert code(loaded(), b"Bearer " + text) == "key-malformed"
 
 
+@settings(deadline=None)
 @given(st.integers(9, 69), st.integers(1, 255))
 def test_a_key_with_one_byte_changed_is_refused(place, flip):
     entry, key = minted()
