@@ -79,7 +79,14 @@ def changed_text(path: str, value: Any, *, text: str | None = None) -> bytes:
         del place[last]
     else:
         place[last] = value
-    return yaml.safe_dump(document).encode()
+    return yaml.dump(document, Dumper=_Plain).encode()
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes shared lists twice, since policies have no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 MISSING = object()

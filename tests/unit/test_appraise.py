@@ -1,15 +1,17 @@
 """Every check of the table has a case that only it refuses."""
 
+import struct
 from datetime import timedelta
 
 import pytest
 
 from attestation.appraise import AttestationResult, appraise
 from attestation.authenticate import authenticate
-from attestation.binding import KbsBinding
+from attestation.binding import KbsBinding, KeysetBinding, report_data
 from attestation.checks import RULES, keyset_rules
 from attestation.codes import CODES
 from attestation.errors import NotAffirmed
+from attestation.evidence import Evidence
 from attestation.policy import Policy
 from attestation.simulator.guest import SEPT_VE_DISABLE, XFAM
 from attestation.simulator.intel import Statements
@@ -224,6 +226,26 @@ def test_a_refusal_is_reported_against_the_closest_set():
 )
 def test_rtmr3_holds_one_config_and_a_model_per_name_and_nothing_else(events):
     assert refusals(World(events=events))
+
+
+def test_an_event_on_rtmr3_that_nobody_can_explain_is_refused():
+    """Its digest is measured and replays; what it stands for is anybody's guess."""
+    guest = World().guest()
+    digest = b"\5" * 48
+    guest.extend_register(3, digest)
+    record = struct.pack("<IIIH", 4, 0xD, 1, 0xC) + digest + struct.pack("<I", 4) + b"what"
+    log = guest.event_log() + record
+    binding = KeysetBinding(NONCE, KEYSET)
+    quote = guest.quote(report_data(binding, event_log=log, gpu_evidence=b""))
+    claims = authenticate(
+        Evidence(quote, log, b"", binding),
+        guest.endorsements(NOW),
+        roots=simulated_roots(),
+        expected_nonce=NONCE,
+        now=NOW,
+    )
+    (failed,) = appraise(claims, World().policy, now=NOW).failed
+    assert (failed.id, failed.actual) == ("runtime.events", "config, model, unexplained")
 
 
 def test_a_second_approved_model_is_accepted_when_it_is_stated():
