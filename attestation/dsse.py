@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, StringConstraints
 
 from attestation.codec import Document, b64, canonical_json, parse_document, unb64
-from attestation.errors import Malformed, NotAuthentic
+from attestation.errors import ConfigError, Malformed, NotAuthentic
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 """Media type of in-toto statements, the only payload we sign."""
@@ -36,6 +37,28 @@ def pae(payload: bytes, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
 def key_id(key: Ed25519PublicKey) -> str:
     """Return the SHA-256 of the 32 raw bytes of `key`, as hex; a hint, never what is trusted."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()
+
+
+def public_key(pem: bytes, *, name: str) -> Ed25519PublicKey:
+    """Read the PEM of an operator's trusted signer, or raise `ConfigError` ("signing-key")."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError("signing-key", f"{name} is not a public key in PEM") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError("signing-key", f"{name} is not an Ed25519 key")
+    return key
+
+
+def private_key(pem: bytes, *, name: str) -> Ed25519PrivateKey:
+    """Read the unencrypted PKCS #8 PEM of a signer, or raise `ConfigError` ("signing-key")."""
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError("signing-key", f"{name} is not an open private key in PEM") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError("signing-key", f"{name} is not an Ed25519 key")
+    return key
 
 
 def sign(payload: bytes, *, signer: Ed25519PrivateKey) -> bytes:

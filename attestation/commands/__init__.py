@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from attestation.commands import broker, explain, inspect, policy, verify
+from attestation.commands import broker, explain, inspect, policy, seal, verify
 
-FAMILIES = (verify.register, explain.register, inspect.register, policy.register, broker.register)
+FAMILIES = (
+    verify.register,
+    explain.register,
+    inspect.register,
+    policy.register,
+    seal.register,
+    broker.register,
+)
 """What `tacit` offers on the base install; every entry adds one family of commands."""

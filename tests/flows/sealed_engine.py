@@ -1,0 +1,133 @@
+"""Runs in the engine's environment: load a tiny Qwen3 plain, sealed and tampered; print what came.
+
+    python sealed_engine.py DIRECTORY   ->   one JSON line on stdout, after vLLM's own output
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.confidential import data_key
+from attestation.keywire import Ask, Grant, Noted, Refused, decode_question, encode
+from attestation.weights import SealedModel, seal
+
+PROMPTS = [[1, 2, 3, 4, 5], [40, 30, 20, 10], [7] * 20]
+
+
+def make_model(into: Path) -> None:
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(20261125)
+    config = Qwen3Config(
+        vocab_size=8192,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        dtype=torch.bfloat16,
+    )
+    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(into, max_shard_size="1MB")
+
+
+class Agent(threading.Thread):
+    """A key agent of a few lines: grants what it holds, keeps what it is told."""
+
+    def __init__(self, path: Path, grant: Grant) -> None:
+        super().__init__(daemon=True)
+        self.heard: list[Ask | Refused] = []
+        self._grant = grant
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection:
+                question = decode_question(connection.makefile("rb").readline())
+                self.heard.append(question)
+                answer = self._grant if isinstance(question, Ask) else Noted()
+                connection.sendall(encode(answer))
+
+
+def generate(model: Path, **how: object) -> list[list[int]]:
+    from vllm import LLM, SamplingParams
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm = LLM(
+        model=str(model),
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=4,
+        dtype="bfloat16",
+        **how,
+    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=16, detokenize=False, ignore_eos=True)
+    answers = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], sampling)
+    tokens = [list(answer.outputs[0].token_ids) for answer in answers]
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+    return tokens
+
+
+def sealed(
+    directory: Path, package: Path, agent: str, signer: Ed25519PrivateKey
+) -> dict[str, object]:
+    return {
+        "load_format": "sealed",
+        "model_loader_extra_config": {
+            "key_socket": str(directory / agent),
+            "sealed_dir": str(package),
+            "signer": signer.public_key().public_bytes_raw().hex(),
+            "model": "tiny",
+        },
+    }
+
+
+def main(directory: Path) -> None:
+    plain, package, small = directory / "plain", directory / "sealed", directory / "small"
+    make_model(plain)
+    signer, dek = Ed25519PrivateKey.generate(), data_key(os.urandom(32))
+    manifest = seal(
+        plain, package, dek=dek, name="tiny", version=3, key_uri="kbs:///a/b/c", signer=signer
+    )
+    opened = SealedModel.open(package, signer=signer.public_key())
+    with opened.unlock(dek, manifest=manifest.digest, minimum_version=3) as model:
+        model.unseal_small(small)
+    agent = Agent(directory / "agent", Grant(dek, manifest.digest, 3))
+
+    result: dict[str, object] = {"shards": sum(f.role == "weights" for f in manifest.files)}
+    result["plain"] = generate(plain, load_format="safetensors")
+    result["sealed"] = generate(small, **sealed(directory, package, "agent", signer))
+    result["asked"] = [question.model for question in agent.heard if isinstance(question, Ask)]
+
+    last = [file for file in manifest.files if file.role == "weights"][-1]
+    shard = package / last.sealed_name
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    try:
+        generate(small, **sealed(directory, package, "agent", signer))
+        result["tampered"] = "loaded"
+    except Exception as error:
+        result["tampered"] = f"{type(error).__name__}: {error}"
+    result["reported"] = [told.code for told in agent.heard if isinstance(told, Refused)]
+    print(f"\n{json.dumps(result)}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
