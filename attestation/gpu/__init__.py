@@ -1,0 +1,1 @@
+"""NVIDIA GPU evidence: device reports, reference manifests and revocation, verified offline."""
