@@ -220,12 +220,31 @@ def test_a_refusal_is_reported_against_the_closest_set():
         (CONFIG_EVENT, MODEL_EVENT, MODEL_EVENT),
         (CONFIG_EVENT, MODEL_EVENT, RuntimeEvent("tacit.inference/v1", "debug", "shell")),
         (CONFIG_EVENT, MODEL_EVENT, RuntimeEvent("someone/else", "model", MODEL_EVENT.content)),
-        (CONFIG_EVENT, RuntimeEvent(DOMAIN, "model", f"{MODEL_EVENT.content} ")),
-        (RuntimeEvent(DOMAIN, "config", CONFIG.upper()), MODEL_EVENT),
+        (CONFIG_EVENT, MODEL_EVENT, RuntimeEvent(DOMAIN, "model", f"qwen3-demo={OTHER}")),
     ],
 )
 def test_rtmr3_holds_one_config_and_a_model_per_name_and_nothing_else(events):
-    assert refusals(World(events=events))
+    assert "runtime.events" in refusals(World(events=events))
+
+
+@pytest.mark.parametrize(
+    ("check", "events"),
+    [
+        ("runtime.model", (CONFIG_EVENT, RuntimeEvent(DOMAIN, "model", f"{MODEL_EVENT.content} "))),
+        ("runtime.model", (CONFIG_EVENT, RuntimeEvent(DOMAIN, "model", MANIFEST))),
+        ("runtime.config", (RuntimeEvent(DOMAIN, "config", CONFIG.upper()), MODEL_EVENT)),
+    ],
+)
+def test_a_measured_content_is_compared_to_the_letter(check, events):
+    assert check in refusals(World(events=events))
+
+
+def test_collateral_of_exactly_the_maximum_age_is_too_old():
+    policy = changed_policy("tdx/tcb/collateral_max_age_days", 20)
+    issued = World().result().claims.tdx.collateral.issued
+    at = issued + timedelta(days=20)
+    assert refusals(World(now=at, policy=policy)) == ["tdx.collateral-age"]
+    assert refusals(World(now=at - timedelta(seconds=1), policy=policy)) == []
 
 
 def test_an_event_on_rtmr3_that_nobody_can_explain_is_refused():
