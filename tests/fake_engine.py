@@ -1,11 +1,14 @@
 """A process that behaves like an engine: HTTP on a Unix socket, a worker child, words on stdout.
 
-Run as `python fake_engine.py SOCKET MODE`; modes: serve, stubborn, die, silent. Standard library only.
+Run as `python fake_engine.py SOCKET MODE [DIRECTORY…]`; modes: serve, stubborn, die, silent. Uses
+the standard library alone, as it runs in the bootstrap's interpreter.
 """
 
 import json
 import os
+import resource
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -63,31 +66,28 @@ class Answers(BaseHTTPRequestHandler):
 def surroundings():
     """Report what this process sees, so that tests can compare it with what was asked for."""
     status = Path("/proc/self/status").read_text()
+    devices = Path("/proc/net/dev").read_text().splitlines()[2:]
     return {
         "pid": os.getpid(),
         "environment": dict(os.environ),
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "umask": os.umask(0o077),
-        "core": list(__import__("resource").getrlimit(4)),
-        "interfaces": sorted(os.listdir("/sys/class/net"))
-        if os.path.isdir("/sys/class/net")
-        else [],
-        "devices": [
-            line.split(":")[0].strip()
-            for line in Path("/proc/net/dev").read_text().splitlines()[2:]
-        ],
-        "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
-        "shm": sorted(os.listdir("/dev/shm")),
-        "listing": {path: sorted(os.listdir(path)) for path in sys.argv[3:] if os.path.isdir(path)},
+        "core": list(resource.getrlimit(resource.RLIMIT_CORE)),
+        "devices": [line.split(":")[0].strip() for line in devices],
+        "processes": sorted(int(name) for name in names("/proc") if name.isdigit()),
+        "shm": names("/dev/shm"),
+        "listing": {path: names(path) for path in sys.argv[3:]},
         "capabilities": [line.split()[1] for line in status.splitlines() if line.startswith("Cap")],
         "no_new_privileges": "NoNewPrivs:\t1" in status,
         "loopback": _loopback(),
     }
 
 
-def _loopback():
-    import socket
+def names(path):
+    return sorted(entry.name for entry in Path(path).iterdir())
 
+
+def _loopback():
     with socket.socket() as listening, socket.socket() as calling:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

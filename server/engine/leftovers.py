@@ -14,25 +14,40 @@ _OURS = re.compile(r"(psm_|vllm_|sem\.mp-|torch_)[\w.-]*")
 _MAPPED = re.compile(r" /dev/shm/([^/\s]+)(?: \(deleted\))?$", re.MULTILINE)
 
 
-def shared_memory(directory: Path) -> frozenset[str]:
-    """Return the names of this user's segments that an engine could have made."""
-    names = set()
-    for entry in os.scandir(directory):
-        with contextlib.suppress(FileNotFoundError):
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                names.add(entry.name)
-    return frozenset(name for name in names if _OURS.fullmatch(name))
+class SharedMemory:
+    """Segments that an engine leaves in `directory`, which it shares with other programs.
 
+    What was there before is written to `record`, so that the next start can clean up after a
+    gateway that was killed. Segments that appeared since are removed if no process maps them.
+    """
 
-def remove_shared_memory(directory: Path, *, before: frozenset[str]) -> int:
-    """Unlink segments that are new since `before` and that no process maps; return how many."""
-    removed = 0
-    for name in shared_memory(directory) - before - _mapped():
-        with contextlib.suppress(FileNotFoundError):
-            (directory / name).unlink()
-            removed += 1
-    return removed
+    def __init__(self, directory: Path, *, record: Path) -> None:
+        self._directory = directory
+        self._record = record
+
+    def begin(self) -> None:
+        """Finish what a killed gateway could not, then note what is there."""
+        self.end()
+        self._record.write_text("\n".join(sorted(self._segments())))
+
+    def end(self) -> None:
+        """Remove what is new since `begin`, by this or by an earlier process."""
+        if not self._record.exists():
+            return
+        before = frozenset(self._record.read_text().splitlines())
+        for name in self._segments() - before - _mapped():
+            with contextlib.suppress(FileNotFoundError):
+                (self._directory / name).unlink()
+        self._record.unlink()
+
+    def _segments(self) -> frozenset[str]:
+        names = set()
+        for entry in os.scandir(self._directory):
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    names.add(entry.name)
+        return frozenset(name for name in names if _OURS.fullmatch(name))
 
 
 def make_private(path: Path) -> None:

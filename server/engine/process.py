@@ -8,6 +8,7 @@ import os
 from asyncio.subprocess import PIPE, STDOUT, Process
 from pathlib import Path
 
+from attestation.errors import ConfigError
 from server.engine import enter
 from server.engine.launch import Launch
 
@@ -18,6 +19,8 @@ READ_LIMIT = 64 * 1024
 
 async def spawn(launch: Launch, namespaces: frozenset[str]) -> Process:
     """Start `launch`; the kernel kills it when the calling thread ends.
+
+    Raises `ConfigError` when the interpreter cannot be run.
 
     The plan goes through stdin: the environment in it seeds hashes, and command lines are public.
     """
@@ -31,15 +34,18 @@ async def spawn(launch: Launch, namespaces: frozenset[str]) -> Process:
         "argv": launch.argv,
         "environment": dict(launch.environment),
     }
-    process = await asyncio.create_subprocess_exec(
-        *(launch.python, "-I", "-S", "-B", _BOOTSTRAP),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=STDOUT,
-        env={},
-        cwd="/",
-        limit=READ_LIMIT,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(launch.python, "-I", "-S", "-B", _BOOTSTRAP),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            env={},
+            cwd="/",
+            limit=READ_LIMIT,
+        )
+    except OSError as error:
+        raise ConfigError("engine-python", f"cannot be run: {error.strerror}") from None
     if process.stdin is None:
         raise RuntimeError("a child without a pipe")
     try:

@@ -17,11 +17,10 @@ from server.engine.isolation import Isolation
 from server.engine.launch import Launch
 from server.engine.leftovers import (
     SHARED_MEMORY,
+    SharedMemory,
     make_private,
-    remove_shared_memory,
     remove_socket,
     remove_tree,
-    shared_memory,
 )
 from server.engine.output import Lines
 from server.engine.process import READ_LIMIT, spawn
@@ -42,7 +41,7 @@ class EngineSupervisor:
         self._lines = Lines(files)
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._shared: frozenset[str] = frozenset()
+        self._shared_memory = SharedMemory(SHARED_MEMORY, record=Path(f"{launch.scratch}.shm"))
         self._last_error = "nowhere it named"
         self.exited = asyncio.Event()
         """Set when the engine has ended, for whatever reason."""
@@ -57,6 +56,10 @@ class EngineSupervisor:
         """Whether the engine runs. It may still be loading."""
         return self._process is not None and not self.exited.is_set()
 
+    @property
+    def _own_mounts(self) -> bool:
+        return "mount" in self._isolation.namespaces
+
     async def start(self) -> None:
         """Start the engine; call it in a thread that lives as long as the engine may.
 
@@ -67,11 +70,9 @@ class EngineSupervisor:
             raise RuntimeError("an engine is started once")
         await self._clear_sockets()
         make_private(Path(self._launch.scratch))
-        self._shared = shared_memory(SHARED_MEMORY)
-        try:
-            self._process = await spawn(self._launch, self._isolation.namespaces)
-        except OSError as error:
-            raise ConfigError("engine-python", f"cannot be run: {error.strerror}") from None
+        if not self._own_mounts:
+            self._shared_memory.begin()
+        self._process = await spawn(self._launch, self._isolation.namespaces)
         self._reading = asyncio.create_task(self._read(self._process))
         log.info("engine started", extra={"engine": self._launch.name, "pid": self.pid})
 
@@ -173,5 +174,5 @@ class EngineSupervisor:
     def _clean(self) -> None:
         remove_socket(Path(self._launch.socket))
         remove_tree(Path(self._launch.scratch))
-        if "mount" not in self._isolation.namespaces:
-            remove_shared_memory(SHARED_MEMORY, before=self._shared)
+        if not self._own_mounts:
+            self._shared_memory.end()

@@ -27,8 +27,10 @@ class Wire:
         self.said = said
         self.stay = stay
         self.requests = []
+        self.asked = asyncio.Event()
         self.gone = asyncio.Event()
         self.connections = 0
+        self.answering = set()
 
     async def __aenter__(self):
         self.server = await asyncio.start_unix_server(self.answer, self.path)
@@ -37,9 +39,11 @@ class Wire:
     async def __aexit__(self, *failure):
         self.server.close()
         await self.server.wait_closed()
+        await asyncio.gather(*self.answering)
 
     async def answer(self, reader, writer):
         self.connections += 1
+        self.answering.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             size = next(
@@ -51,6 +55,7 @@ class Wire:
                 0,
             )
             self.requests.append(head + await reader.readexactly(size))
+            self.asked.set()
             for part in self.said:
                 writer.write(part)
                 await writer.drain()
@@ -58,6 +63,8 @@ class Wire:
                 await reader.read()
         self.gone.set()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @pytest.fixture
@@ -132,26 +139,32 @@ async def test_no_engine_at_all_is_broken(tmp_path):
 
 
 async def test_a_complete_answer_is_returned_whatever_its_status(wire):
-    async with wire(b"HTTP/1.1 503 X\r\ncontent-length: 4\r\n\r\nbusy") as engine:
-        async with EngineClient(engine.path) as client:
-            answer = await client.call("/v1/x", BODY)
+    async with (
+        wire(b"HTTP/1.1 503 X\r\ncontent-length: 4\r\n\r\nbusy") as engine,
+        EngineClient(engine.path) as client,
+    ):
+        answer = await client.call("/v1/x", BODY)
     assert (answer.status, answer.body.reveal()) == (503, b"busy")
 
 
 async def test_a_cut_answer_is_broken(wire):
-    async with wire(b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\n\r\nhalf") as engine:
-        async with EngineClient(engine.path) as client:
-            with pytest.raises(EngineBroken):
-                await client.call("/v1/x", BODY)
+    async with (
+        wire(b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\n\r\nhalf") as engine,
+        EngineClient(engine.path) as client,
+    ):
+        with pytest.raises(EngineBroken):
+            await client.call("/v1/x", BODY)
 
 
 async def test_an_answer_over_the_limit_is_broken(wire):
     part = chunk(b"x" * 1024 * 1024)
     count = module.MAX_ANSWER // (1024 * 1024) + 1
-    async with wire(OK, *([part] * count), stay=True) as engine:
-        async with EngineClient(engine.path) as client:
-            with pytest.raises(EngineBroken):
-                await client.call("/v1/x", BODY)
+    async with (
+        wire(OK, *([part] * count), stay=True) as engine,
+        EngineClient(engine.path) as client,
+    ):
+        with pytest.raises(EngineBroken):
+            await client.call("/v1/x", BODY)
 
 
 async def test_a_redirect_is_not_followed(wire):
@@ -162,19 +175,21 @@ async def test_a_redirect_is_not_followed(wire):
 
 
 async def test_closing_a_stream_hangs_up_on_the_engine_at_once(wire):
-    async with wire(OK, chunk(b"data: 1\n\n"), stay=True) as engine:
-        async with EngineClient(engine.path) as client:
-            async with aclosing(client.stream("/v1/x", BODY)) as stream:
-                assert (await anext(stream)).reveal() == b"1"
-            async with asyncio.timeout(1):
-                await engine.gone.wait()
+    async with (
+        wire(OK, chunk(b"data: 1\n\n"), stay=True) as engine,
+        EngineClient(engine.path) as client,
+    ):
+        async with aclosing(client.stream("/v1/x", BODY)) as stream:
+            assert (await anext(stream)).reveal() == b"1"
+        async with asyncio.timeout(1):
+            await engine.gone.wait()
 
 
 async def test_cancelling_a_call_hangs_up_on_the_engine_at_once(wire):
     async with wire(stay=True) as engine, EngineClient(engine.path) as client:
         calling = asyncio.create_task(client.call("/v1/x", BODY))
-        while not engine.requests:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            await engine.asked.wait()
         calling.cancel()
         async with asyncio.timeout(1):
             await engine.gone.wait()

@@ -8,7 +8,10 @@ from server.engine.output import LONGEST_LINE, Lines, Site
 FILES = frozenset({"core.py", "loader.py"})
 LOG = b"(EngineCore pid=42) ERROR 11-25 02:41:37 [v1/engine/core.py:129] CANARY\n"
 PLAIN = b"WARNING 11-25 02:41:37 [loader.py:7] CANARY\n"
-FRAME = b'(EngineCore pid=42) ERROR 11-25 02:41:37 [core.py:9]   File "/opt/x/loader.py", line 5, in f\n'
+FRAME = (
+    b"(EngineCore pid=42) ERROR 11-25 02:41:37 [core.py:9] "
+    b'  File "/opt/x/loader.py", line 5, in f\n'
+)
 
 
 def sites(data, size=None):

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tests.engine_kit import (
     surroundings,
 )
 
+ROOT = Path(__file__).parents[2]
 ISOLATIONS = [pytest.param(COMPLETE, id="isolated"), pytest.param(NONE, id="bare")]
 
 
@@ -49,6 +49,15 @@ def isolation(request):
     if request.param.complete:
         request.getfixturevalue("granted")
     return request.param
+
+
+def mode_of(path):
+    path = Path(path)
+    return path.stat().st_mode & 0o777 if path.exists() else None
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
 
 
 def shared_memory():
@@ -89,10 +98,10 @@ async def test_the_socket_is_for_this_user_alone(directory, isolation):
     launch = fake_launch(directory)
     supervisor = supervised(launch, isolation)
     await ready(supervisor)
-    mode = Path(launch.socket).stat().st_mode & 0o777
+    mode = mode_of(launch.socket)
     await supervisor.stop(drain_seconds=5)
-    assert mode == 0o700 & ~0o077
-    assert not Path(launch.socket).exists()
+    assert mode == 0o700
+    assert mode_of(launch.socket) is None
 
 
 async def test_nothing_is_left_of_an_engine_that_drained(directory, isolation):
@@ -106,7 +115,7 @@ async def test_nothing_is_left_of_an_engine_that_drained(directory, isolation):
     assert not running(tree)
     assert not supervisor.alive
     assert shared_memory() == before
-    assert not Path(launch.scratch).exists()
+    assert mode_of(launch.scratch) is None
 
 
 async def test_an_open_stream_is_finished_before_the_engine_ends(directory, isolation):
@@ -138,9 +147,7 @@ async def test_workers_do_not_outlive_the_engine(directory, isolation):
     supervisor = supervised(fake_launch(directory), isolation)
     await ready(supervisor)
     tree = descendants(supervisor.pid)
-    engine = next(
-        pid for pid in tree if b"fake_engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    engine = next(pid for pid in tree if "fake_engine" in command_of(pid))
     os.kill(engine, signal.SIGKILL)
     async with asyncio.timeout(5):
         await supervisor.exited.wait()
@@ -165,25 +172,27 @@ asyncio.run(main())
 
 
 async def test_a_killed_gateway_takes_its_engine_with_it(directory, isolation):
-    root = Path(__file__).parents[2]
     name = "isolated" if isolation.complete else "bare"
-    gateway = subprocess.Popen(
-        [sys.executable, "-c", GATEWAY, str(directory), name], cwd=root, stdout=subprocess.PIPE
+    before = shared_memory()
+    gateway = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", GATEWAY, str(directory), name),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
     )
-    with gateway:
-        try:
-            pid = int(await asyncio.to_thread(gateway.stdout.readline))
-            tree = {pid} | descendants(pid)
-            assert len(running(tree)) >= 3
-        finally:
-            gateway.kill()
+    try:
+        pid = int(await gateway.stdout.readline())
+        tree = {pid} | descendants(pid)
+        assert len(running(tree)) >= 3
+    finally:
+        gateway.kill()
+        await gateway.communicate()
     assert await gone(tree)
-    for left in shared_memory():
-        Path("/dev/shm", left).unlink()
+    assert isolation.complete == (shared_memory() == before)
     # and the next gateway starts where the last one stopped
     supervisor = supervised(fake_launch(directory), isolation)
     await ready(supervisor)
     await supervisor.stop(drain_seconds=5)
+    assert shared_memory() == before
 
 
 async def test_only_levels_and_places_of_the_output_are_logged(directory, caplog):
