@@ -7,7 +7,6 @@ the signed one. What is left is the ciphertext itself, which every chunk's tag d
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import os
@@ -23,7 +22,7 @@ from attestation.errors import Malformed, NotAffirmed, NotAuthentic, Undecidable
 from attestation.manifest import MANIFEST, TAGS, Manifest
 from attestation.sealing import TAG, commitment
 from attestation.types import Digest
-from attestation.weights.unlocked import UnlockedModel
+from attestation.weights.unlocked import UnlockedModel, open_regular
 
 _UNSEALED = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json", ".jinja", ".py")
 
@@ -106,15 +105,7 @@ def _check_size(directory: Path, name: str, *, size: int) -> None:
 
 def _read(directory: Path, name: str, *, limit: int) -> bytes:
     try:
-        descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Malformed("weights-missing-file", f"{name} is not there") from None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise Malformed("weights-missing-file", f"{name} is not a regular file") from None
-        raise Undecidable("weights-unreadable", f"{name}: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "rb") as stream:
+        with os.fdopen(open_regular(directory / name, what=name), "rb") as stream:
             return stream.read(limit + 1)
     except OSError as error:
         raise Undecidable("weights-unreadable", f"{name}: {error.strerror}") from None

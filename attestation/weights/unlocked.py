@@ -7,6 +7,7 @@ release the GIL, so that as many run at once as there are workers.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -140,7 +141,7 @@ class UnlockedModel:
                 first, last = self.manifest.tags_span(file)
                 self._open[file.id] = _Source(
                     file,
-                    _open(self._directory / file.sealed_name, file),
+                    open_regular(self._directory / file.sealed_name, what=file.sealed_name),
                     FileCipher(self._dek, shape=shape),
                     self._tags[first:last],
                 )
@@ -180,11 +181,12 @@ class UnlockedModel:
 
     def verify(self, *, progress: Callable[[int], None] = lambda _: None) -> None:
         """Decrypt every chunk and compare every file with its signed SHA-256; keep nothing."""
-        window = 8 * self.manifest.chunk_size
+        largest = max(file.size for file in self.manifest.files)
+        window = min(8 * self.manifest.chunk_size, largest)
         rooms = memoryview(bytearray(window)), memoryview(bytearray(window))
         for file in self.manifest.files:
             content = hashlib.sha256()
-            starts = range(0, file.size, window)
+            starts = range(0, file.size, window) if file.size else ()
             spans = [
                 (start, rooms[turn % 2][: min(window, file.size - start)])
                 for turn, start in enumerate(starts)
@@ -216,14 +218,20 @@ def _check_content(file: SealedFile, found: str) -> None:
         raise NotAuthentic("weights-content", f"the content of file {file.id} hashes to {found}")
 
 
-def _open(path: Path, file: SealedFile) -> int:
+def open_regular(path: Path, *, what: str) -> int:
+    """Open a regular file for reading; a link, pipe or device in its place is refused unread."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise Malformed("weights-missing-file", f"{what} is not there") from None
     except OSError as error:
-        raise Undecidable("weights-unreadable", f"file {file.id}: {error.strerror}") from None
+        if error.errno == errno.ELOOP:
+            raise Malformed("weights-missing-file", f"{what} is not a regular file") from None
+        raise Undecidable("weights-unreadable", f"{what}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Malformed("weights-missing-file", f"file {file.id} is not a regular file")
+        raise Malformed("weights-missing-file", f"{what} is not a regular file")
     return descriptor
 
 
