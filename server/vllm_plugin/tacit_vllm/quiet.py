@@ -15,6 +15,8 @@ from typing import Any
 
 Factory = Callable[..., logging.LogRecord]
 
+_PROBE = "tacit-probe"
+
 
 class QuietRecords:
     """A log record factory around the one that was there before."""
@@ -53,8 +55,9 @@ def install() -> None:
 
 
 def installed() -> bool:
-    """Tell whether records are quiet already."""
-    return isinstance(logging.getLogRecordFactory(), QuietRecords)
+    """Tell whether records are quiet, by making one: vLLM may have wrapped our factory since."""
+    make = logging.getLogRecordFactory()
+    return _PROBE not in make("tacit", logging.INFO, "", 0, "%s", (_PROBE,), None).getMessage()
 
 
 def _template(msg: object, *, file: str, line: int) -> str:
