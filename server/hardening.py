@@ -105,7 +105,8 @@ def limit_core_dumps() -> None:
     belongs to root, so whoever is not root cannot open its own `environ` or list its own `fd`.
     Programs that are started from here become dumpable again when they are executed.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    most = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0  # a hard 0 cannot be raised
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):
         if _prctl(option, value) != 0:
             raise ConfigError("not-hardened", f"prctl {option} is not allowed here")

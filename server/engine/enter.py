@@ -101,8 +101,10 @@ def _prepare(plan: dict[str, Any], namespaces: frozenset[str]) -> None:
     if "net" in namespaces:
         _raise_loopback()
     os.umask(0o077)
-    # Files need a page at least and pipes ignore 0: 1 is the limit that stops both (core(5))
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    # Files need a page at least and pipes ignore 0: 1 is the limit that stops both (core(5)).
+    # Whoever started us with a hard limit of 0 left nothing that could be raised.
+    most = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _drop_capabilities()
 

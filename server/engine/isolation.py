@@ -12,6 +12,7 @@ from typing import Literal
 from attestation.errors import ConfigError
 from server.engine.launch import Launch
 from server.engine.process import spawn
+from server.hardening import Finding
 
 _SECONDS = 20
 _WANTED = (("net", "pid", "mount"), ("pid", "mount"), ("net", "mount"), ("mount",), ("net",))
@@ -57,6 +58,17 @@ def decide(found: Isolation, *, wanted: Literal["required", "best-effort"]) -> I
     if wanted == "required" and not found.complete:
         raise ConfigError("engine-isolation", f"not granted here: {', '.join(found.missing)}")
     return found
+
+
+def finding(found: Isolation) -> Finding:
+    """Say in `tacit doctor`'s terms what `probe` found."""
+    have, lack = ", ".join(sorted(found.namespaces)), ", ".join(found.missing)
+    return Finding(
+        "engine-isolated",
+        found.complete,
+        f"the engine gets its own {have}" if found.complete else f"not granted here: {lack}",
+        required_in_production=True,
+    )
 
 
 async def _granted(python: str, isolation: Isolation) -> bool:

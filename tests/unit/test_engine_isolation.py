@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attestation.errors import ConfigError
-from server.engine.isolation import NONE, Isolation, decide, probe
+from server.engine.isolation import NONE, Isolation, decide, finding, probe
 
 PYTHON = str(Path(sys.executable).resolve())
 ALL = Isolation(frozenset({"net", "pid", "mount"}))
@@ -37,3 +37,10 @@ def test_required_isolation_that_is_granted_is_used():
 def test_best_effort_takes_what_there_is():
     assert decide(NONE, wanted="best-effort") is NONE
     assert NONE.missing == ("mount", "net", "pid")
+
+
+def test_the_doctor_is_told_what_is_missing():
+    assert finding(ALL).enforced
+    assert not finding(NONE).enforced
+    assert finding(NONE).required_in_production
+    assert "mount, net, pid" in finding(NONE).detail

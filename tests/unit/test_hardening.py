@@ -139,6 +139,17 @@ print(json.dumps({
     assert seen["owner"] == 0
 
 
+def test_a_hard_limit_of_nothing_is_left_as_it_is():
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from server.hardening import limit_core_dumps, process_findings
+limit_core_dumps()
+print(resource.getrlimit(resource.RLIMIT_CORE), process_findings()[0].enforced)
+"""
+    assert run(code).stdout.split() == [b"(0,", b"0)", b"True"]
+
+
 def test_a_crash_of_a_hardened_process_leaves_no_core_file(tmp_path):
     code = f"""
 import os, signal
