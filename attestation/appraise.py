@@ -9,6 +9,7 @@ from typing import NewType, NoReturn
 from attestation.authenticate import Claims
 from attestation.binding import KeysetBinding
 from attestation.checks import RULES, Case, Facts, closest_guest, keyset_rules, stamp
+from attestation.checks_gpu import gpu_rules, words_end
 from attestation.codes import CODES
 from attestation.errors import NotAffirmed
 from attestation.policy import Policy
@@ -105,6 +106,7 @@ def appraise_facts(facts: Facts, policy: Policy, *, now: datetime) -> Appraisal:
     rules = RULES
     if isinstance(facts.binding, KeysetBinding):
         rules += keyset_rules(facts.binding.keyset)
+    rules += gpu_rules(facts, policy)
     checks = tuple(
         Check(rule.id, *rule.judge(case), why=rule.why, next=CODES[rule.id]) for rule in rules
     )
@@ -122,4 +124,4 @@ def _expiry(case: Case) -> datetime:
         until = tcb.grace_until(status)
         if until is not None:
             ends.append(until)
-    return min(ends)
+    return min([*ends, *words_end(case)])

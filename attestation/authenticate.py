@@ -10,6 +10,9 @@ from typing import NewType
 from attestation.binding import Binding, KbsBinding, report_data
 from attestation.errors import Malformed, NotAuthentic, Undecidable
 from attestation.evidence import Evidence
+from attestation.gpu.claims import GpuClaims
+from attestation.gpu.evidence import MAX_GPU, GpuEndorsements, GpuEvidence, bound_nonce
+from attestation.gpu.verify import GpuRoots, verify_gpu
 from attestation.tdx.claims import TdxClaims
 from attestation.tdx.eventlog import (
     MAX_EVENT_LOG,
@@ -21,8 +24,6 @@ from attestation.tdx.eventlog import (
 from attestation.tdx.quote import verify_quote
 from attestation.types import Endorsements
 
-_MAX_GPU = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Roots:
@@ -30,6 +31,8 @@ class Roots:
 
     tdx_der: bytes
     simulated: bool
+    gpu: GpuRoots | None = None
+    """NVIDIA's roots; evidence that covers GPUs is undecidable without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class _Claims:
     """What the guest measured into RTMR3 after boot, in order; empty without an event log."""
     events: EventSummary
     """Whether there was an event log (its replay equals the quote's RTMRs) and what to note."""
+    gpu: tuple[GpuClaims, ...]
+    """What each GPU and switch states, empty for a guest without them."""
     binding: Binding
     """The keyset or KBS runtime data that REPORT_DATA commits to, with the expected nonce."""
     expires_at: datetime
@@ -62,15 +67,17 @@ def authenticate(
     """Check every signature and binding of `evidence` at `now`; stop at the first that fails.
 
     1. sizes; 2. the quote under `roots` (`tdx.quote.verify_quote`); 3. REPORT_DATA recomputed over
-    keys and logs; 4. the relying party's own nonce (bytes of a `KeysetBinding`, base64 text of a
-    `KbsBinding`); 5. the event log replays to the quote's RTMRs. Evidence without a log passes
-    with `events.present` false and no runtime events, which a policy that names any will refuse.
-    Raises a `Refusal`.
+    keys, GPU evidence and logs; 4. the relying party's own nonce (bytes of a `KeysetBinding`,
+    base64 text of a `KbsBinding`); 5. GPUs, whose own nonce derives from binding and nonce
+    (`gpu.verify.verify_gpu`); 6. the event log replays to the quote's RTMRs. Evidence without a log
+    passes with `events.present` false and no runtime events, which a policy that names any will
+    refuse. Raises a `Refusal`.
     """
     _check_size(evidence)
     tdx = verify_quote(evidence.quote, endorsements.tdx, root_der=roots.tdx_der, now=now)
     _check_binding(evidence, tdx)
     _check_nonce(evidence.binding, expected_nonce)
+    gpu = _gpu_claims(evidence, endorsements, roots=roots, now=now)
     runtime, events = _replay(evidence.event_log, tdx)
     return Claims(
         _Claims(
@@ -78,8 +85,9 @@ def authenticate(
             tdx=tdx,
             runtime=runtime,
             events=events,
+            gpu=gpu,
             binding=evidence.binding,
-            expires_at=tdx.collateral.expires,
+            expires_at=min([tdx.collateral.expires, *(device.expires for device in gpu)]),
         )
     )
 
@@ -88,13 +96,10 @@ def _check_size(evidence: Evidence) -> None:
     """Refuse what is too large before anything is parsed; quote and collateral cap themselves."""
     for what, data, limit in (
         ("event log", evidence.event_log, MAX_EVENT_LOG),
-        ("GPU evidence", evidence.gpu, _MAX_GPU),
+        ("GPU evidence", evidence.gpu, MAX_GPU),
     ):
         if len(data) > limit:
             raise Malformed("too-large", f"{what} of {len(data)} bytes, limit {limit}")
-    binding = evidence.binding
-    if evidence.gpu or (isinstance(binding, KbsBinding) and binding.additional_evidence):
-        raise Undecidable("gpu-unsupported", "the evidence covers GPUs")
 
 
 def _check_binding(evidence: Evidence, tdx: TdxClaims) -> None:
@@ -111,6 +116,28 @@ def _check_binding(evidence: Evidence, tdx: TdxClaims) -> None:
 def _check_nonce(binding: Binding, expected: bytes | str) -> None:
     if not _same(binding.nonce, expected):
         raise NotAuthentic("nonce-mismatch", "the evidence answers another nonce")
+
+
+def _gpu_claims(
+    evidence: Evidence, endorsements: Endorsements, *, roots: Roots, now: datetime
+) -> tuple[GpuClaims, ...]:
+    """Verify the evidence set that REPORT_DATA covers, wherever the binding keeps it."""
+    binding, data = evidence.binding, evidence.gpu
+    if isinstance(binding, KbsBinding):
+        if data:
+            raise NotAuthentic("binding-mismatch", "REPORT_DATA does not cover this GPU evidence")
+        data = binding.additional_evidence.encode()
+    if not data:
+        return ()
+    if roots.gpu is None:
+        raise Undecidable("gpu-unsupported", "the evidence covers GPUs; no root for them is named")
+    return verify_gpu(
+        GpuEvidence.parse(data),
+        GpuEndorsements.parse(endorsements.gpu),
+        nonce=bound_nonce(binding),
+        roots=roots.gpu,
+        now=now,
+    )
 
 
 def _same(given: bytes | str, expected: bytes | str) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from attestation.authenticate import Claims
 from attestation.binding import Binding
+from attestation.gpu.claims import GpuClaims
 from attestation.keyset import Keyset
 from attestation.policy import Guest, Policy, PolicyFile
 from attestation.tdx.claims import TcbStatus, TdReport, TdxClaims
@@ -27,11 +28,19 @@ class Facts:
     events: EventSummary
     binding: Binding | None
     """`None` for a bare quote, which nothing ties to a key or a nonce."""
+    gpu: tuple[GpuClaims, ...] = ()
 
     @classmethod
     def of(cls, claims: Claims) -> Facts:
         """Return what authenticated evidence states."""
-        return cls(claims.simulated, claims.tdx, claims.runtime, claims.events, claims.binding)
+        return cls(
+            claims.simulated,
+            claims.tdx,
+            claims.runtime,
+            claims.events,
+            claims.binding,
+            claims.gpu,
+        )
 
 
 @dataclass(frozen=True, slots=True)

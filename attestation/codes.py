@@ -84,7 +84,7 @@ CODES = MappingProxyType(
         "tell security",
         "gpu.ocsp-age": "fetch fresh OCSP responses; the device itself may be fine",
         # -- evidence as a whole (attestation.authenticate)
-        "gpu-unsupported": "verify a guest without GPU evidence; this release cannot check it",
+        "gpu-unsupported": "use a policy whose root names NVIDIA's too, or a guest without GPUs",
         "binding-mismatch": "treat the evidence as replayed: the quote binds other keys or logs",
         "nonce-mismatch": "treat the evidence as replayed: it answers somebody else's nonce",
         "eventlog-mismatch": "do not trust the log: it is not what the quote's RTMRs measured",

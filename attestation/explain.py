@@ -12,6 +12,7 @@ from attestation.binding import Binding, KeysetBinding
 from attestation.checks import Facts, stamp
 from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
+from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
 from attestation.policy import PolicyFile
 from attestation.tdx.claims import TdxClaims
 
@@ -177,6 +178,8 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
     yield f"  what   {image}firmware {short(report.mrtd)}, kernel {short(report.rtmrs[1])}"
     for event in facts.runtime:
         yield f"         {event.operation} {event.content[:200]}"
+    if facts.gpu:
+        yield f"  gpu    {gpu_words(facts.gpu)}"
     if isinstance(facts.binding, KeysetBinding):
         keyset, posture = facts.binding.keyset, facts.binding.keyset.posture
         yield f"  where  the TLS key {keyset.tls_spki} exists only inside this guest"
@@ -202,6 +205,7 @@ def claims_json(facts: Facts) -> dict[str, Any]:
             for e in facts.runtime
         ],
         "event_log": facts.events.present,
+        "gpu": [gpu_json(device) for device in facts.gpu],
         "binding": _binding_json(facts.binding),
     }
 
@@ -257,7 +261,7 @@ def policy_sentences(file: PolicyFile) -> Iterator[str]:
         yield f"  config     {digest}"
     for name, digests in file.runtime.models.items():
         yield f"  model      {name}: {', '.join(digests)}"
-    yield f"  gpu        {file.gpu}"
+    yield from (f"  gpu        {line}" for line in gpu_policy_words(file.gpu))
     yield f"  keyset     retention {keyset.retention}, training {keyset.training}"
     yield f"             operators {_words(keyset.operators)}"
     yield f"             jurisdictions {_words(keyset.jurisdictions)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -21,6 +21,8 @@ from pydantic import (
 from attestation.authenticate import Roots
 from attestation.codec import Document, length_prefixed, parse_yaml
 from attestation.errors import ConfigError
+from attestation.gpu.report import Mode
+from attestation.gpu.verify import GpuRoots, nvidia_roots
 from attestation.keyset import DigestText, Line, Name
 from attestation.tdx.claims import TcbStatus
 from attestation.types import Digest
@@ -225,10 +227,43 @@ class KeysetPolicy(Document):
     """Field names an audit record may carry at most."""
 
 
+class GpuPolicy(Document):
+    """Which NVIDIA devices a guest must have, in which state, and how recently vouched for."""
+
+    gpus: Annotated[int, Field(ge=1, le=64)]
+    switches: Annotated[int, Field(ge=0, le=16)]
+    architectures: Annotated[tuple[Literal["hopper", "blackwell"], ...], _some("architecture")]
+    modes: Annotated[tuple[Mode, ...], _some("mode")]
+    protected_pcie: Literal["required", "any"]
+    drivers: Literal["any"] | Annotated[tuple[Line, ...], _some("driver")]
+    vbios: Literal["any"] | Annotated[tuple[Line, ...], _some("VBIOS")]
+    """Accepted versions of VBIOS and of switch firmware."""
+    measurements: Literal["nvidia"]
+    """Every measurement that NVIDIA's manifests of driver and VBIOS name has a value they name."""
+    ocsp_max_age_days: Annotated[int, Field(ge=1, le=90)]
+
+    @model_validator(mode="after")
+    def _baseboard(self) -> GpuPolicy:
+        if Mode.PROTECTED_PCIE in self.modes and (self.gpus, self.switches) != (8, 4):
+            raise ValueError("mode ppcie is that of a baseboard: eight GPUs and four switches")
+        if self.switches and self.modes != (Mode.PROTECTED_PCIE,):
+            raise ValueError("only mode ppcie has switches inside the guest")
+        return self
+
+
+class SimulatedNvidia(Document):
+    """The PEM certificates of a mock NVIDIA's roots."""
+
+    device: str
+    rim: str
+
+
 class SimulatedRoot(Document):
-    """The PEM certificate of a software TDX's root."""
+    """The PEM certificates of a software TDX's root and of the mock NVIDIA beside it."""
 
     simulated: str
+    nvidia: SimulatedNvidia | None = None
+    """Absent where no GPU is simulated; evidence that covers one is undecidable then."""
 
 
 class PolicyFile(Document):
@@ -240,14 +275,16 @@ class PolicyFile(Document):
     root: Literal["intel"] | SimulatedRoot
     tdx: TdxPolicy
     runtime: RuntimePolicy
-    gpu: Literal["none"]
-    """No GPU takes part; `authenticate` refuses evidence that covers one."""
+    gpu: Literal["none"] | GpuPolicy
+    """`none`: no GPU takes part, and evidence that covers one is refused."""
     keyset: KeysetPolicy
 
     @model_validator(mode="after")
     def _profile_and_root(self) -> PolicyFile:
         if (self.profile == "production") != (self.root == "intel"):
             raise ValueError("profile production goes with root intel, simulated with a test root")
+        if self.gpu != "none" and self.root != "intel" and self.root.nvidia is None:
+            raise ValueError("the policy asks for GPUs, but its root names no NVIDIA")
         return self
 
 
@@ -277,6 +314,8 @@ class Policy:
             roots = intel_roots()
         else:
             roots = simulated_roots(file.root.simulated, name=name)
+            if file.root.nvidia is not None:
+                roots = replace(roots, gpu=_simulated_nvidia(file.root.nvidia, name=name))
         return cls(file, roots, cls.digest_of(data))
 
     @staticmethod
@@ -296,8 +335,8 @@ class Policy:
 
 
 def intel_roots() -> Roots:
-    """Return Intel's SGX root, the only anchor that is built in."""
-    return Roots(tdx_der=_intel_root(), simulated=False)
+    """Return Intel's SGX root and NVIDIA's two, the only anchors that are built in."""
+    return Roots(tdx_der=_intel_root(), simulated=False, gpu=nvidia_roots())
 
 
 def _intel_root() -> bytes:
@@ -306,13 +345,30 @@ def _intel_root() -> bytes:
 
 def simulated_roots(pem: str, *, name: str) -> Roots:
     """Return the root of a software TDX; raises `ConfigError` for Intel's or for no root."""
+    certificate = _one_certificate(pem, name=name)
+    intel = x509.load_der_x509_certificate(_intel_root())
+    if certificate.public_key() == intel.public_key():
+        raise ConfigError("policy-invalid", f"{name}: the root is Intel's; write root: intel")
+    return Roots(tdx_der=certificate.public_bytes(Encoding.DER), simulated=True)
+
+
+def _simulated_nvidia(roots: SimulatedNvidia, *, name: str) -> GpuRoots:
+    """Return the roots of a mock NVIDIA; a genuine one is never trusted beside a test root."""
+    genuine = nvidia_roots()
+    anchors = tuple(_one_certificate(pem, name=name) for pem in (roots.device, roots.rim))
+    for der in (genuine.device_der, genuine.rim_der):
+        real = x509.load_der_x509_certificate(der).public_key()
+        if any(anchor.public_key() == real for anchor in anchors):
+            raise ConfigError("policy-invalid", f"{name}: a simulated root is NVIDIA's own")
+    device, rim = (anchor.public_bytes(Encoding.DER) for anchor in anchors)
+    return GpuRoots(device_der=device, rim_der=rim)
+
+
+def _one_certificate(pem: str, *, name: str) -> x509.Certificate:
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
         raise ConfigError(
             "policy-invalid", f"{name}: the root is not one PEM certificate"
         ) from None
-    intel = x509.load_der_x509_certificate(_intel_root())
-    if certificate.public_key() == intel.public_key():
-        raise ConfigError("policy-invalid", f"{name}: the root is Intel's; write root: intel")
-    return Roots(tdx_der=certificate.public_bytes(Encoding.DER), simulated=True)
+    return certificate

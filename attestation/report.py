@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -20,6 +20,8 @@ COLLECTION = "tag:tacit.example,2026:evidence#1"
 QUOTE_MEDIA = "application/vnd.tacit.tdx-quote"
 EVENT_LOG_MEDIA = "application/vnd.tacit.tcg2-event-log"
 COLLATERAL_MEDIA = "application/vnd.tacit.tdx-collateral+json"
+GPU_MEDIA = "application/vnd.tacit.gpu-evidence+json"
+GPU_STORE_MEDIA = "application/vnd.tacit.gpu-endorsements+json"
 
 _EVIDENCE, _ENDORSEMENTS = 4, 2
 """Bits of the CMW indicator: bit 2 is Evidence, bit 1 is Endorsements."""
@@ -29,6 +31,11 @@ QuoteRecord = tuple[Literal["application/vnd.tacit.tdx-quote"], _Text, Literal[4
 EventLogRecord = tuple[Literal["application/vnd.tacit.tcg2-event-log"], _Text, Literal[4]]
 CollateralRecord = tuple[Literal["application/vnd.tacit.tdx-collateral+json"], _Text, Literal[2]]
 
+GpuRecord = tuple[Literal["application/vnd.tacit.gpu-evidence+json"], _Text, Literal[4]]
+GpuStoreRecord = tuple[Literal["application/vnd.tacit.gpu-endorsements+json"], _Text, Literal[2]]
+_NO_GPU: GpuRecord = ("application/vnd.tacit.gpu-evidence+json", "", 4)
+_NO_GPU_STORE: GpuStoreRecord = ("application/vnd.tacit.gpu-endorsements+json", "", 2)
+
 
 class EvidenceCollection(Document):
     """A CMW JSON collection; every record is `[media type, base64url, indicator]`."""
@@ -36,6 +43,8 @@ class EvidenceCollection(Document):
     collection: Annotated[Literal["tag:tacit.example,2026:evidence#1"], Field(alias="__cmwc_t")]
     tdx: QuoteRecord
     eventlog: EventLogRecord
+    gpu: GpuRecord = _NO_GPU
+    """Absent for a guest without GPUs."""
 
 
 class Verification(Document):
@@ -57,6 +66,8 @@ class ReportDocument(Document):
     evidence: EvidenceCollection
     endorsements: CollateralRecord | None
     """Collateral the service staples, `null` where it has none."""
+    gpu_endorsements: GpuStoreRecord = _NO_GPU_STORE
+    """NVIDIA's statements the service staples, absent for a guest without GPUs."""
     verification: Verification | None
     """`null` as sent by a service."""
 
@@ -71,14 +82,22 @@ class Report:
     event_log: bytes
     stapled: Endorsements | None
     verification: Verification | None = None
+    gpu: bytes = b""
 
     @classmethod
     def build(cls, evidence: Evidence, endorsements: Endorsements | None) -> Report:
         """Make the report of evidence that is bound to a keyset, stapling `endorsements`."""
         binding = evidence.binding
-        if not isinstance(binding, KeysetBinding) or evidence.gpu:
-            raise TypeError("a report carries TDX evidence bound to a keyset")
-        return cls(binding.nonce, binding.keyset, evidence.quote, evidence.event_log, endorsements)
+        if not isinstance(binding, KeysetBinding):
+            raise TypeError("a report carries evidence bound to a keyset")
+        return cls(
+            nonce=binding.nonce,
+            keyset=binding.keyset,
+            quote=evidence.quote,
+            event_log=evidence.event_log,
+            stapled=endorsements,
+            gpu=evidence.gpu,
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> Report:
@@ -92,15 +111,19 @@ class Report:
             event_log=unb64url(document.evidence.eventlog[1], what="event log"),
             stapled=None
             if staple is None
-            else Endorsements(unb64url(staple[1], what="endorsements")),
+            else Endorsements(
+                unb64url(staple[1], what="endorsements"),
+                unb64url(document.gpu_endorsements[1], what="GPU endorsements"),
+            ),
             verification=document.verification,
+            gpu=unb64url(document.evidence.gpu[1], what="GPU evidence"),
         )
 
     @property
     def evidence(self) -> Evidence:
         """The evidence, opaque until authenticated."""
         return Evidence(
-            self.quote, self.event_log, gpu=b"", binding=KeysetBinding(self.nonce, self.keyset)
+            self.quote, self.event_log, self.gpu, KeysetBinding(self.nonce, self.keyset)
         )
 
     @property
@@ -125,14 +148,19 @@ class Report:
         seen = Verification(
             verified_at=at.replace(microsecond=0), tls_spki=str(tls_spki), policy=policy.decode()
         )
-        return Report(self.nonce, self.keyset, self.quote, self.event_log, endorsements, seen)
+        return replace(self, stapled=endorsements, verification=seen)
 
     def to_bytes(self) -> bytes:
         """Return canonical JSON."""
         staple = self.stapled
         seen = self.verification
+        gpu = {"gpu": [GPU_MEDIA, b64url(self.gpu), _EVIDENCE]} if self.gpu else {}
+        stored = {}
+        if staple is not None and staple.gpu:
+            stored = {"gpu_endorsements": [GPU_STORE_MEDIA, b64url(staple.gpu), _ENDORSEMENTS]}
         return canonical_json(
             {
+                **stored,
                 "version": 1,
                 "nonce": self.nonce.hex(),
                 "keyset": self.keyset.model_dump(mode="json"),
@@ -140,6 +168,7 @@ class Report:
                     "__cmwc_t": COLLECTION,
                     "tdx": [QUOTE_MEDIA, b64url(self.quote), _EVIDENCE],
                     "eventlog": [EVENT_LOG_MEDIA, b64url(self.event_log), _EVIDENCE],
+                    **gpu,
                 },
                 "endorsements": None
                 if staple is None

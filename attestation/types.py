@@ -66,3 +66,5 @@ class Endorsements:
 
     tdx: bytes
     """Collateral in dcap-qvl's JSON form (CRLs and signatures as hex), at most 1 MiB."""
+    gpu: bytes = b""
+    """Canonical JSON of NVIDIA's manifests and OCSP responses, empty when the guest has no GPU."""
