@@ -1,6 +1,6 @@
 """Runs in the engine's environment: load a tiny Qwen3 plain, sealed and tampered; print what came.
 
-    python sealed_engine.py DIRECTORY   ->   one JSON line on stdout, after vLLM's own output
+python sealed_engine.py DIRECTORY   ->   one JSON line on stdout, after vLLM's own output
 """
 
 import json
@@ -13,8 +13,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.confidential import data_key
+from attestation.errors import Refusal
 from attestation.keywire import Ask, Grant, Noted, Refused, decode_question, encode
 from attestation.weights import SealedModel, seal
+from tests.sealed_world import DEK, SIGNER, seal_model, write_model
 
 PROMPTS = [[1, 2, 3, 4, 5], [40, 30, 20, 10], [7] * 20]
 
@@ -98,6 +100,35 @@ def sealed(
     }
 
 
+def stream(directory: Path) -> dict[str, object]:
+    """Stream a package of two shards: whole, then with the second one's tail damaged."""
+    from tacit_vllm.stream import tensors
+
+    model = write_model(directory / "shards")
+    manifest = seal_model(model, directory / "shards-sealed")
+    package = SealedModel.open(directory / "shards-sealed", signer=SIGNER.public_key())
+
+    def read(skip: str) -> list[str]:
+        got: list[str] = []
+        with package.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
+            try:
+                for name, tensor in tensors(unlocked, skip=lambda name: name == skip):
+                    shard = model / f"model-0000{'ab'.index(name[0]) + 1}-of-00002.safetensors"
+                    same = tensor.numpy().tobytes() == shard.read_bytes()[-tensor.numel() :]
+                    got.append(f"{name} {'same' if same else 'other'}")
+            except Refusal as refusal:
+                got.append(refusal.code)
+        return got
+
+    whole = read("")
+    second = next(f for f in manifest.files if f.path.startswith("model-00002"))
+    shard = directory / "shards-sealed" / second.sealed_name
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    return {"whole": whole, "damaged": read(""), "skipped": read("b.w")}
+
+
 def main(directory: Path) -> None:
     plain, package, small = directory / "plain", directory / "sealed", directory / "small"
     make_model(plain)
@@ -110,7 +141,8 @@ def main(directory: Path) -> None:
         model.unseal_small(small)
     agent = Agent(directory / "agent", Grant(dek, manifest.digest, 3))
 
-    result: dict[str, object] = {"shards": sum(f.role == "weights" for f in manifest.files)}
+    result = stream(directory)
+    result |= {"shards": sum(f.role == "weights" for f in manifest.files)}
     result["plain"] = generate(plain, load_format="safetensors")
     result["sealed"] = generate(small, **sealed(directory, package, "agent", signer))
     result["asked"] = [question.model for question in agent.heard if isinstance(question, Ask)]

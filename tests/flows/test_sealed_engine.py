@@ -1,0 +1,57 @@
+"""The real vLLM with sealed weights: the same tokens as with plain ones, or no engine at all."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-engine" / "bin" / "python"
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    if not PYTHON.exists():
+        pytest.skip("the engine's environment is not installed (scripts/install engine)")
+    directory = tmp_path_factory.mktemp("engine")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(directory),
+        "PYTHONPATH": str(ROOT),
+        "VLLM_PLUGINS": "tacit",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one import of torch instead of seven
+        "HF_HUB_OFFLINE": "1",
+    }
+    script = Path(__file__).with_name("sealed_engine.py")
+    done = subprocess.run(
+        [PYTHON, script, directory], env=environment, capture_output=True, timeout=580, check=True
+    )
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_sealed_weights_make_the_tokens_of_plain_ones(outcome: dict[str, object]) -> None:
+    assert outcome["shards"] == 3
+    assert outcome["sealed"] == outcome["plain"]
+    assert outcome["asked"] == ["tiny"]  # the key was fetched once
+
+
+def test_a_tampered_shard_stops_the_load_and_the_agent_hears_why(
+    outcome: dict[str, object],
+) -> None:
+    assert outcome["tampered"] == "LoadRefused: weights-chunk"
+    assert outcome["reported"] == ["weights-chunk"]
+
+
+def test_tensors_stream_unchanged_and_skipped_ones_are_never_decrypted(
+    outcome: dict[str, object],
+) -> None:
+    assert outcome["whole"] == ["a.w same", "b.w same"]
+    assert outcome["damaged"] == ["a.w same", "weights-chunk"]
+    assert outcome["skipped"] == ["a.w same"]
