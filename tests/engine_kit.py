@@ -66,6 +66,15 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+async def grown(supervisor: EngineSupervisor, count: int) -> set[int]:
+    """Wait until `count` processes run below the supervised one; return them."""
+    for _ in range(400):
+        if len(tree := descendants(supervisor.pid)) >= count:
+            return tree
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"fewer than {count} processes after 20 seconds")
+
+
 def running(pids: set[int]) -> set[int]:
     """Return those of `pids` that still run (a zombie does not)."""
     alive = set()

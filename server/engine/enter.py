@@ -7,7 +7,7 @@ It runs under the engine's own Python, before anything of the engine is imported
                └ holds the namespaces; dies with the gateway, and then so does init
 
 Without a PID namespace there is no outer; init is then a subreaper that kills its whole tree. In
-both cases the first SIGTERM asks the engine to finish and the second one ends everything.
+both cases SIGTERM asks the engine to finish and SIGINT ends everything at once.
 """
 
 from __future__ import annotations
@@ -156,18 +156,16 @@ def _supervise(plan: dict[str, Any], *, parent: int) -> NoReturn:
     engine = os.fork()
     if engine == 0:
         _become(plan)
-    asked = 0
     while True:
         number = signal.sigwait(_WATCHED)
         if number == signal.SIGCHLD:
             status = _reaped(engine)
             if status is not None:
                 _end_tree(status)
-            continue
-        asked += 1
-        if asked > 1 or (parent and os.getppid() != parent):
+        elif number == signal.SIGINT or (parent and os.getppid() != parent):
             _end_tree(128 + signal.SIGKILL)
-        os.kill(engine, signal.SIGTERM)
+        else:
+            os.kill(engine, signal.SIGTERM)
 
 
 def _become(plan: dict[str, Any]) -> NoReturn:

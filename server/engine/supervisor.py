@@ -42,6 +42,7 @@ class EngineSupervisor:
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._shared_memory = SharedMemory(SHARED_MEMORY, record=Path(f"{launch.scratch}.shm"))
+        self._answered = False
         self._last_error = "nowhere it named"
         self.exited = asyncio.Event()
         """Set when the engine has ended, for whatever reason."""
@@ -94,17 +95,18 @@ class EngineSupervisor:
                 if loop.time() > ends:
                     raise Undecidable("engine-slow", f"no answer within {seconds:.0f} seconds")
                 await asyncio.sleep(_POLL_SECONDS)
+        self._answered = True
         log.info("engine ready", extra={"engine": self._launch.name})
 
     async def stop(self, *, drain_seconds: float) -> None:
-        """Let open streams finish for `drain_seconds`, then end every process and clean up."""
+        """Let open streams finish for `drain_seconds`, then end every process and clean up.
+
+        An engine that never answered has nothing to finish and is ended at once.
+        """
         process = self._running()
-        for patience in (drain_seconds, _KILL_SECONDS):
-            # the second SIGTERM tells the bootstrap to kill the tree
-            if not self.exited.is_set():
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
-                await self._wait_exit(patience)
+        if self._answered:
+            await self._signal(process, signal.SIGTERM, patience=drain_seconds)
+        await self._signal(process, signal.SIGINT, patience=_KILL_SECONDS)
         if not self.exited.is_set():
             log.error("engine killed", extra={"engine": self._launch.name})
             with contextlib.suppress(ProcessLookupError):
@@ -114,9 +116,12 @@ class EngineSupervisor:
             await self._reading
         self._clean()
 
-    async def _wait_exit(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+    async def _signal(self, process: Process, number: signal.Signals, *, patience: float) -> None:
+        if self.exited.is_set():
+            return
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            process.send_signal(number)
+            async with asyncio.timeout(patience):
                 await self.exited.wait()
 
     async def _read(self, process: Process) -> None:

@@ -20,6 +20,7 @@ from tests.engine_kit import (
     descendants,
     fake_launch,
     gone,
+    grown,
     ready,
     running,
     supervised,
@@ -139,6 +140,16 @@ async def test_an_engine_that_ignores_sigterm_is_killed_with_its_tree(directory,
     tree = {supervisor.pid} | descendants(supervisor.pid)
     started = asyncio.get_running_loop().time()
     await supervisor.stop(drain_seconds=0.3)
+    assert asyncio.get_running_loop().time() - started < 3
+    assert not running(tree)
+
+
+async def test_an_engine_that_is_still_loading_is_ended_at_once(directory, isolation):
+    supervisor = supervised(fake_launch(directory, "silent"), isolation)
+    await supervisor.start()
+    tree = await grown(supervisor, 2 + isolation.complete)
+    started = asyncio.get_running_loop().time()
+    await supervisor.stop(drain_seconds=60)
     assert asyncio.get_running_loop().time() - started < 3
     assert not running(tree)
 
