@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -20,14 +20,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from attestation.broker.kek import open_kek
+from attestation.broker.kek import Kek
 from attestation.broker.protocol import (
     ERROR_TYPE,
     MAX_ATTEST,
     MAX_AUTH,
     ErrorInformation,
 )
-from attestation.broker.release import unwrap
+from attestation.broker.release import Resource, unwrap
 from attestation.broker.releaselog import Entry
 from attestation.broker.service import Clock, KeyBroker, Limits
 from attestation.broker.settings import BrokerSettings
@@ -52,15 +52,15 @@ _STATUS = {"resource-unknown": 404, "resource-path": 404, "too-large": 413}
 
 
 def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
-    """Open store and KEK, load keys and policies; every wrapped key is opened once to prove it."""
+    """Open store and KEK, load keys and policies; every wrapped key is opened once to prove it.
+
+    A KEK that is down at this moment does not stop the broker: until it is back, guests are told
+    to ask again.
+    """
     file = settings.file
-    kek = open_kek(settings.kek_uri)
+    kek = settings.kek()
     resources = settings.resources()
-    for path, resource in resources.items():
-        try:
-            unwrap(resource.wrapped, kek)  # now, and not when the first guest waits for it
-        except Undecidable as refusal:
-            raise ConfigError(refusal.code, f"{path}: {refusal.why}") from None
+    _prove(kek, resources)
     return KeyBroker(
         store=Store(settings.store_url),
         policy=settings.policy(),
@@ -72,6 +72,18 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
         clock=clock,
         entropy=secrets.token_bytes,
     )
+
+
+def _prove(kek: Kek, resources: Mapping[str, Resource]) -> None:
+    """Open every wrapped key now, and not when the first guest waits for it."""
+    try:
+        kek.check()
+        for resource in resources.values():
+            unwrap(resource.wrapped, kek)
+    except Undecidable as refusal:
+        if refusal.code == "kek-mismatch":
+            raise ConfigError(refusal.code, refusal.why) from None
+        log.warning("kek not ready", extra={"code": refusal.code})
 
 
 def create_broker(broker: KeyBroker) -> Starlette:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -14,6 +14,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from attestation.broker.hsm import FORM as HSM_FORM
+from attestation.broker.hsm import open_hsm
+from attestation.broker.openbao import FORM as OPENBAO_FORM
+from attestation.broker.openbao import open_openbao
 from attestation.codec import b64url, unb64url
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError, Malformed, NotAuthentic
@@ -32,7 +36,13 @@ class Kek(Protocol):
         """Return `key` encrypted; only the same `aad` opens it again."""
 
     def unwrap(self, wrapped: bytes, *, aad: bytes) -> Confidential[bytes]:
-        """Return the key; raise `NotAuthentic` for other bytes or another `aad`."""
+        """Return the key; raise `NotAuthentic` for other bytes or another `aad`.
+
+        Where the KEK cannot be used (sealed, down, refusing) it raises `Undecidable`.
+        """
+
+    def check(self) -> None:
+        """Raise `Undecidable` while it cannot be used, `ConfigError` if its key could leave it."""
 
 
 class FileKek:
@@ -67,6 +77,9 @@ class FileKek:
         except InvalidTag:
             raise NotAuthentic("kek-mismatch", f"a wrapped key of {len(wrapped)} bytes") from None
 
+    def check(self) -> None:
+        """Do nothing: the key was read when this was made."""
+
 
 def create_file_kek(path: Path) -> FileKek:
     """Write a new random KEK to `path` (mode 0600); an existing file is never replaced."""
@@ -83,10 +96,10 @@ def create_file_kek(path: Path) -> FileKek:
     return FileKek(Confidential(key))
 
 
-def open_file_kek(location: str) -> FileKek:
+def open_file_kek(location: str, *, directory: Path) -> FileKek:
     """Read the KEK file at `location`; refuse it when others could have read it too."""
     try:
-        with Path(location).open("rb") as stream:
+        with (directory / location).open("rb") as stream:
             mode = os.fstat(stream.fileno())
             data = stream.read(1024)
     except OSError as error:
@@ -103,13 +116,25 @@ def open_file_kek(location: str) -> FileKek:
     return FileKek(Confidential(secret))
 
 
-PROVIDERS: Mapping[str, Callable[[str], Kek]] = MappingProxyType({"file": open_file_kek})
-"""URI scheme -> how its keys are opened. A transit engine or an HSM is one more row."""
+class _Opened(Protocol):
+    def __call__(self, location: str, *, directory: Path) -> Kek: ...
 
 
-def open_kek(uri: str) -> Kek:
-    """Open the KEK named by `uri`, such as `file:/etc/tacit/kek`."""
+PROVIDERS: Mapping[str, _Opened] = MappingProxyType(
+    {"file": open_file_kek, "openbao": open_openbao, "pkcs11": open_hsm}
+)
+"""URI scheme -> how its keys are opened. Another KMS is one more row."""
+
+FORMS = ("file:PATH", OPENBAO_FORM, HSM_FORM)
+"""The URIs, for people."""
+
+
+def open_kek(uri: str, *, directory: Path = Path()) -> Kek:
+    """Open the KEK named by `uri`; paths in it are relative to `directory`.
+
+    Credentials are files that the URI names, never part of it. Raises `ConfigError`.
+    """
     scheme, colon, location = uri.partition(":")
     if not colon or not location or scheme not in PROVIDERS:
         raise ConfigError("kek-uri", f"a KEK is one of {', '.join(sorted(PROVIDERS))}:LOCATION")
-    return PROVIDERS[scheme](location)
+    return PROVIDERS[scheme](location, directory=directory)

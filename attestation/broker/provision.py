@@ -21,11 +21,12 @@ _LIFE = timedelta(days=365)
 def provision(settings: BrokerSettings, *, now: datetime) -> tuple[Path, ...]:
     """Make what is missing and return it; what exists is never replaced."""
     file, made = settings.file, []
-    scheme, _, location = settings.kek_uri.partition(":")
-    if scheme == "file" and not Path(location).exists():
-        Path(location).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        create_file_kek(Path(location))
-        made.append(Path(location))
+    scheme, _, location = file.kek.partition(":")
+    kek = settings.path(location)
+    if scheme == "file" and not kek.exists():
+        kek.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        create_file_kek(kek)
+        made.append(kek)
     token_key = settings.path(file.token_key)
     if not token_key.exists():
         made.append(write_new(token_key, new_key()[1], mode=0o600))

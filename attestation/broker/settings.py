@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from attestation.broker.ear import TokenKey
+from attestation.broker.kek import Kek, open_kek
 from attestation.broker.keyfile import ResourcePath, WrappedResource, parse_wrapped
 from attestation.broker.release import Resource
 from attestation.broker.store import sqlite_url
@@ -103,11 +104,9 @@ class BrokerSettings:
             return self.file.store
         return sqlite_url(str(self.path(location))).render_as_string(hide_password=False)
 
-    @property
-    def kek_uri(self) -> str:
-        """The KEK, with a file path made absolute."""
-        scheme, _, location = self.file.kek.partition(":")
-        return f"file:{self.path(location)}" if scheme == "file" else self.file.kek
+    def kek(self) -> Kek:
+        """Open the KEK; files its URI names are relative to the directory of the broker file."""
+        return open_kek(self.file.kek, directory=self.directory)
 
     def token_key(self) -> TokenKey:
         """Load the key that signs attestation results."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.commands import broker, explain, inspect, policy, seal, verify
+from attestation.commands import broker, explain, inspect, kek, policy, seal, verify
 
 FAMILIES = (
     verify.register,
@@ -11,5 +11,6 @@ FAMILIES = (
     policy.register,
     seal.register,
     broker.register,
+    kek.register,
 )
 """What `tacit` offers on the base install; every entry adds one family of commands."""

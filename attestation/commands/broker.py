@@ -1,4 +1,4 @@
-"""`tacit broker`, `releases`, `kek`, `wrap`: run a key broker, read its log, make what it holds."""
+"""`tacit broker`, `releases`: run a key broker, read and verify its release log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attestation.codec import b64, parse_json
+from attestation.codec import parse_json
 from attestation.commands import files
 from attestation.commands.files import Commands
-from attestation.confidential import Confidential
 from attestation.errors import ConfigError
 from attestation.types import Digest
 
@@ -40,20 +39,6 @@ def register(commands: Commands) -> None:
     files.add_json(releases)
     releases.set_defaults(run=_needs_extra(run_releases))
 
-    kek = commands.add_parser("kek", help="make a key encryption key")
-    acts = kek.add_subparsers(dest="act", required=True, metavar="ACT")
-    new = acts.add_parser("new", help="write a new KEK file (mode 0600); never replaces one")
-    new.add_argument("path", type=Path, metavar="PATH")
-    files.add_json(new)
-    new.set_defaults(run=run_kek_new)
-
-    wrap = commands.add_parser("wrap", help="wrap a secret from stdin for a broker to release")
-    wrap.add_argument("resource", metavar="REPO/TYPE/TAG")
-    wrap.add_argument("--key", required=True, metavar="URI", help="the KEK, such as file:PATH")
-    wrap.add_argument("--out", type=Path, required=True, metavar="FILE")
-    files.add_json(wrap)
-    wrap.set_defaults(run=run_wrap)
-
 
 def run_broker(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; one line on stderr says when."""
@@ -74,6 +59,7 @@ def run_broker(args: argparse.Namespace) -> int:
         ready=lambda port: _announce(f"https://{host}:{port}", profile=profile),
     )
     if args.check:
+        broker.kek.check()
         names = sorted(broker.resources)
         _print(args, {"resources": names, "kek": broker.kek.id}, "\n".join(names))
         broker.store.close()
@@ -113,40 +99,6 @@ def run_releases(args: argparse.Namespace) -> int:
         return 0
     finally:
         store.close()
-
-
-def run_kek_new(args: argparse.Namespace) -> int:
-    """Write a new KEK file and say its id."""
-    from attestation.broker.kek import create_file_kek
-
-    kek = create_file_kek(args.path)
-    _print(args, {"kek": kek.id}, kek.id)
-    return 0
-
-
-def run_wrap(args: argparse.Namespace) -> int:
-    """Wrap the bytes on stdin, every one of them, as a resource of kind `secret`."""
-    from attestation.broker.kek import open_kek
-    from attestation.broker.keyfile import WrappedSecret, secret_aad
-    from attestation.broker.protocol import MAX_RESOURCE, resource_path
-
-    resource = resource_path(args.resource)
-    secret = sys.stdin.buffer.read(MAX_RESOURCE + 1)
-    if not 0 < len(secret) <= MAX_RESOURCE:
-        raise ConfigError("wrap-size", f"a secret has 1 to {MAX_RESOURCE} bytes")
-    kek = open_kek(args.key)
-    wrapped = kek.wrap(Confidential(secret), aad=secret_aad(resource))
-    document = WrappedSecret(
-        version=1,
-        kind="secret",
-        resource=resource,
-        kek=kek.id,
-        wrapped=b64(wrapped),
-        created=datetime.now(UTC),
-    )
-    files.write(args.out, document.model_dump_json(indent=2).encode() + b"\n")
-    _print(args, {"resource": resource, "kek": kek.id}, "")
-    return 0
 
 
 def _announce(where: str, *, profile: str) -> None:
