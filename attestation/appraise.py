@@ -9,9 +9,10 @@ from typing import NewType, NoReturn
 from attestation.authenticate import Claims
 from attestation.binding import KeysetBinding
 from attestation.checks import RULES, Case, Facts, closest_guest, keyset_rules, stamp
-from attestation.checks_gpu import gpu_rules, words_end
+from attestation.checks_gpu import GpuCase, device_rows, gpu_rules, word_ends, words_end
 from attestation.codes import CODES
 from attestation.errors import NotAffirmed
+from attestation.gpu.claims import GpuClaims
 from attestation.policy import Policy
 from attestation.types import Digest
 
@@ -111,6 +112,23 @@ def appraise_facts(facts: Facts, policy: Policy, *, now: datetime) -> Appraisal:
         Check(rule.id, *rule.judge(case), why=rule.why, next=CODES[rule.id]) for rule in rules
     )
     return Appraisal(policy.name, policy.digest, checks, _expiry(case), case.guest.name)
+
+
+def appraise_device(device: GpuClaims, policy: Policy, *, now: datetime) -> Appraisal:
+    """Answer what one device can be asked alone; how many there are is a question of the guest.
+
+    Raises `NotAffirmed` `gpu.count` under a policy for guests without GPUs.
+    """
+    expected = policy.file.gpu
+    if expected == "none":
+        raise NotAffirmed("gpu.count", f"policy {policy.name} has no place for a GPU")
+    case = GpuCase((device,), expected, now)
+    checks = tuple(
+        Check(row.id, *row.judge(case), why=row.why, next=CODES[row.id])
+        for row in device_rows(device)
+    )
+    ends = min([device.expires, *word_ends(case)])
+    return Appraisal(policy.name, policy.digest, checks, ends, guest="")
 
 
 def _expiry(case: Case) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from attestation.checks import Case, Facts, Rule, stamp
@@ -11,38 +12,72 @@ from attestation.gpu.report import Kind, Mode
 from attestation.policy import GpuPolicy, Policy
 
 _Answer = tuple[bool, str, str]
-_Judge = Callable[[Case, GpuPolicy], _Answer]
-
 _BASEBOARD = (8, 4)
 """GPUs and switches of the one baseboard that protected PCIe is made for."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCase:
+    """Verified devices under the expectations of a policy at a time."""
+
+    devices: tuple[GpuClaims, ...]
+    expected: GpuPolicy
+    now: datetime
+
+    @property
+    def gpus(self) -> tuple[GpuClaims, ...]:
+        """The GPUs among the devices."""
+        return tuple(device for device in self.devices if device.kind is Kind.GPU)
+
+    @property
+    def switches(self) -> tuple[GpuClaims, ...]:
+        """The switches among the devices."""
+        return tuple(device for device in self.devices if device.kind is Kind.SWITCH)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """A row of the check table, for a whole guest or for a device alone."""
+
+    id: str
+    why: str
+    judge: Callable[[GpuCase], _Answer]
+
+    def rule(self, expected: GpuPolicy) -> Rule:
+        """Return the row as a check of a guest."""
+        return Rule(
+            self.id,
+            self.why,
+            lambda case: self.judge(GpuCase(case.facts.gpu, expected, case.now)),
+        )
 
 
 def gpu_rules(facts: Facts, policy: Policy) -> tuple[Rule, ...]:
     """Return the checks of a guest that has GPUs, or must have them."""
     expected = policy.file.gpu
     if expected == "none":
-        return (Rule("gpu.count", _COUNT, _no_gpu),) if facts.gpu else ()
-    return tuple(Rule(name, why, _bound(judge, expected)) for name, why, judge in _TABLE)
+        return (NO_GPU,) if facts.gpu else ()
+    return tuple(row.rule(expected) for row in GPU_ROWS)
+
+
+def device_rows(device: GpuClaims) -> tuple[GpuRow, ...]:
+    """Return the checks that one device can be asked without the others of its guest."""
+    alone = _OF_GPU | _OF_ANY if device.kind is Kind.GPU else _OF_ANY
+    return tuple(row for row in GPU_ROWS if row.id in alone)
 
 
 def words_end(case: Case) -> tuple[datetime, ...]:
     """Return when the oldest OCSP response in use grows too old for the policy."""
-    expected, oldest = case.file.gpu, _oldest_word(case)
-    if expected == "none" or oldest is None:
+    expected = case.file.gpu
+    if expected == "none":
         return ()
-    return (oldest + timedelta(days=expected.ocsp_max_age_days),)
+    return word_ends(GpuCase(case.facts.gpu, expected, case.now))
 
 
-def _bound(judge: _Judge, expected: GpuPolicy) -> Callable[[Case], _Answer]:
-    return lambda case: judge(case, expected)
-
-
-def _gpus(case: Case) -> tuple[GpuClaims, ...]:
-    return tuple(device for device in case.facts.gpu if device.kind is Kind.GPU)
-
-
-def _switches(case: Case) -> tuple[GpuClaims, ...]:
-    return tuple(device for device in case.facts.gpu if device.kind is Kind.SWITCH)
+def word_ends(case: GpuCase) -> tuple[datetime, ...]:
+    """Return when the oldest OCSP response grows too old, nothing where there is none."""
+    oldest = _oldest_word(case)
+    return () if oldest is None else (oldest + timedelta(days=case.expected.ocsp_max_age_days),)
 
 
 def _counted(gpus: int, switches: int) -> str:
@@ -50,33 +85,33 @@ def _counted(gpus: int, switches: int) -> str:
 
 
 def _no_gpu(case: Case) -> _Answer:
-    actual = _counted(len(_gpus(case)), len(_switches(case)))
-    return not case.facts.gpu, _counted(0, 0), actual
+    gpus = sum(device.kind is Kind.GPU for device in case.facts.gpu)
+    return not case.facts.gpu, _counted(0, 0), _counted(gpus, len(case.facts.gpu) - gpus)
 
 
-def _count(case: Case, expected: GpuPolicy) -> _Answer:
-    actual = (len(_gpus(case)), len(_switches(case)))
-    wanted = (expected.gpus, expected.switches)
+def _count(case: GpuCase) -> _Answer:
+    actual = (len(case.gpus), len(case.switches))
+    wanted = (case.expected.gpus, case.expected.switches)
     return actual == wanted, _counted(*wanted), _counted(*actual)
 
 
-def _architecture(case: Case, expected: GpuPolicy) -> _Answer:
-    seen = {device.architecture.value for device in _gpus(case)}
-    return _within(seen, expected.architectures)
+def _architecture(case: GpuCase) -> _Answer:
+    seen = {device.architecture.value for device in case.gpus}
+    return _within(seen, case.expected.architectures)
 
 
-def _mode(case: Case, expected: GpuPolicy) -> _Answer:
-    seen = {device.mode.value for device in _gpus(case)}
-    return _within(seen, tuple(mode.value for mode in expected.modes))
+def _mode(case: GpuCase) -> _Answer:
+    seen = {device.mode.value for device in case.gpus}
+    return _within(seen, tuple(mode.value for mode in case.expected.modes))
 
 
-def _topology(case: Case, _: GpuPolicy) -> _Answer:
+def _topology(case: GpuCase) -> _Answer:
     """Judge the wiring: in mode ppcie all links end inside this guest, else there are none.
 
     Every GPU must name exactly the switches that reported, and every switch the same eight GPUs;
     each count is asked for by itself (a peer's `!= 8 and != 4` let eight GPUs and no switch pass).
     """
-    gpus, switches = _gpus(case), _switches(case)
+    gpus, switches = case.gpus, case.switches
     if not any(device.mode is Mode.PROTECTED_PCIE for device in gpus):
         return not switches, "no switches", _counted(len(gpus), len(switches))
     own = {pdi for switch in switches for pdi in switch.switch_pdis}
@@ -92,26 +127,26 @@ def _topology(case: Case, _: GpuPolicy) -> _Answer:
     return passed, f"{_counted(*_BASEBOARD)}, 4 of 4 wired", actual
 
 
-def _protected_pcie(case: Case, expected: GpuPolicy) -> _Answer:
+def _protected_pcie(case: GpuCase) -> _Answer:
     words = {True: "on", False: "off", None: "unstated"}
-    seen = {words[device.protected_pcie] for device in _gpus(case)}
-    if expected.protected_pcie == "any":
+    seen = {words[device.protected_pcie] for device in case.gpus}
+    if case.expected.protected_pcie == "any":
         return True, "any", _listed(seen)
     return seen == {"on"}, "on", _listed(seen)
 
 
-def _driver(case: Case, expected: GpuPolicy) -> _Answer:
-    seen = {device.driver or "none" for device in _gpus(case)}
-    return _within(seen, expected.drivers)
+def _driver(case: GpuCase) -> _Answer:
+    seen = {device.driver or "none" for device in case.gpus}
+    return _within(seen, case.expected.drivers)
 
 
-def _vbios(case: Case, expected: GpuPolicy) -> _Answer:
-    return _within({device.vbios for device in case.facts.gpu}, expected.vbios)
+def _vbios(case: GpuCase) -> _Answer:
+    return _within({device.vbios for device in case.devices}, case.expected.vbios)
 
 
-def _measurements(case: Case, _: GpuPolicy) -> _Answer:
+def _measurements(case: GpuCase) -> _Answer:
     """Judge every device, and that something was compared for each."""
-    devices = case.facts.gpu
+    devices = case.devices
     bad = [
         f"{device.kind.value} {device.serial}: {', '.join(map(str, device.unmatched))}"
         for device in devices
@@ -123,15 +158,15 @@ def _measurements(case: Case, _: GpuPolicy) -> _Answer:
     return passed, "all equal to NVIDIA's golden values", actual
 
 
-def _ocsp_age(case: Case, expected: GpuPolicy) -> _Answer:
-    limit = case.now - timedelta(days=expected.ocsp_max_age_days)
+def _ocsp_age(case: GpuCase) -> _Answer:
+    limit = case.now - timedelta(days=case.expected.ocsp_max_age_days)
     oldest = _oldest_word(case)
     passed = oldest is not None and oldest > limit
     return passed, f"issued after {stamp(limit)}", "none" if oldest is None else stamp(oldest)
 
 
-def _oldest_word(case: Case) -> datetime | None:
-    words = [device.revocation for device in case.facts.gpu]
+def _oldest_word(case: GpuCase) -> datetime | None:
+    words = [device.revocation for device in case.devices]
     known = [word for word in words if word is not None]
     return min(known) if known and len(known) == len(words) else None
 
@@ -147,15 +182,23 @@ def _listed(values: Iterable[str]) -> str:
 
 
 _COUNT = "the guest has the devices this policy names, each once"
-_TABLE: tuple[tuple[str, str, _Judge], ...] = (
-    ("gpu.count", _COUNT, _count),
-    ("gpu.architecture", "the GPUs are of a kind this policy names", _architecture),
-    ("gpu.mode", "the GPUs are shared out as this policy says", _mode),
-    ("gpu.topology", "every link between GPUs ends inside this guest", _topology),
-    ("gpu.protected-pcie", "traffic over PCIe is protected as this policy says", _protected_pcie),
-    ("gpu.driver", "the driver is a version this policy names", _driver),
-    ("gpu.vbios", "VBIOS and switch firmware are versions this policy names", _vbios),
-    ("gpu.measurements", "driver and firmware measure as NVIDIA released them", _measurements),
-    ("gpu.ocsp-age", "NVIDIA vouched for the certificates recently enough", _ocsp_age),
+GPU_ROWS: tuple[GpuRow, ...] = (
+    GpuRow("gpu.count", _COUNT, _count),
+    GpuRow("gpu.architecture", "the GPUs are of a kind this policy names", _architecture),
+    GpuRow("gpu.mode", "the GPUs are shared out as this policy says", _mode),
+    GpuRow("gpu.topology", "every link between GPUs ends inside this guest", _topology),
+    GpuRow(
+        "gpu.protected-pcie", "traffic over PCIe is protected as this policy says", _protected_pcie
+    ),
+    GpuRow("gpu.driver", "the driver is a version this policy names", _driver),
+    GpuRow("gpu.vbios", "VBIOS and switch firmware are versions this policy names", _vbios),
+    GpuRow(
+        "gpu.measurements", "driver and firmware measure as NVIDIA released them", _measurements
+    ),
+    GpuRow("gpu.ocsp-age", "NVIDIA vouched for the certificates recently enough", _ocsp_age),
 )
 """Checks of every guest that must have GPUs, in the order they are reported."""
+
+NO_GPU = Rule("gpu.count", _COUNT, _no_gpu)
+_OF_GPU = {"gpu.architecture", "gpu.mode", "gpu.protected-pcie", "gpu.driver"}
+_OF_ANY = {"gpu.vbios", "gpu.measurements", "gpu.ocsp-age"}

@@ -13,6 +13,7 @@ from attestation.checks import Facts, stamp
 from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
 from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
+from attestation.gpu.claims import GpuClaims
 from attestation.policy import PolicyFile
 from attestation.tdx.claims import TdxClaims
 
@@ -37,6 +38,8 @@ class Answer:
     """The reference-value set that matched."""
     why: str = ""
     next: str = ""
+    gpu: GpuClaims | None = None
+    """A device that was verified alone, without a quote."""
     as_of: datetime | None = None
     """Set where the time was not the clock's: the verdict is one about that moment."""
 
@@ -51,13 +54,18 @@ class Answer:
             "advisories": list(tcb.advisories) if tcb else [],
             "expires_at": stamp(self.expires_at) if self.expires_at else None,
             "checks": [check_json(check) for check in self.checks],
-            "claims": claims_json(self.facts) if self.facts else {},
+            "claims": self._claims(),
         }
 
     def to_text(self) -> str:
         """Return the sentences: the verdict, who, what, where, keeps, and each failed check."""
         lines = [SIMULATED] if self.simulated else []
         return printable([*lines, *self._headline(), *self._said(), *self._failures()])
+
+    def _claims(self) -> dict[str, Any]:
+        if self.facts is not None:
+            return claims_json(self.facts)
+        return {} if self.gpu is None else {"gpu": [gpu_json(self.gpu)]}
 
     def _headline(self) -> Iterator[str]:
         passed = sum(check.passed for check in self.checks)
@@ -74,7 +82,12 @@ class Answer:
                 yield f"  next   {self.next}"
 
     def _said(self) -> Iterator[str]:
-        if self.facts is None or self.verdict not in ("affirmed", "authentic"):
+        if self.verdict not in ("affirmed", "authentic"):
+            return
+        if self.gpu is not None:
+            yield f"  gpu    {gpu_words((self.gpu,))}"
+            yield "  where  nothing here ties the device to a guest, a key or a quote"
+        if self.facts is None:
             return
         yield from sentences(self.facts, guest=self.guest)
 
@@ -122,6 +135,29 @@ def of_authentic(facts: Facts) -> Answer:
         simulated=facts.simulated,
         facts=facts,
         expires_at=facts.tdx.collateral.expires,
+    )
+
+
+def of_device(
+    device: GpuClaims, appraisal: Appraisal | None, *, simulated: bool, now: datetime
+) -> Answer:
+    """Explain one device, appraised or not, that no quote covers."""
+    if appraisal is None:
+        return Answer("authentic", None, simulated, None, device.expires, gpu=device)
+    code = appraisal.code
+    if code is None and now >= appraisal.expires_at:
+        code = "result-expired"
+    return Answer(
+        verdict="affirmed" if code is None else "refused",
+        code=code,
+        simulated=simulated,
+        facts=None,
+        expires_at=appraisal.expires_at,
+        checks=appraisal.checks,
+        policy=appraisal.policy,
+        why="" if code is None else f"policy {appraisal.policy} does not accept it",
+        next=CODES[code] if code == "result-expired" else "",
+        gpu=device,
     )
 
 

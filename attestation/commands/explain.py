@@ -22,6 +22,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("check", nargs="?", metavar="CHECK", help="a check id, such as tdx.mrtd")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="default: the one in the file")
     parser.add_argument("--collateral", type=Path, metavar="FILE")
+    parser.add_argument("--gpu-endorsements", type=Path, metavar="FILE")
     parser.add_argument(
         "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
     )

@@ -1,4 +1,4 @@
-"""`tacit verify`: a service, a saved report or a bare quote in; a verdict and its reasons out."""
+"""`tacit verify`: a service, report, quote or GPU in; a verdict and its reasons out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hmac
 import secrets
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from attestation.types import Digest, Endorsements
 
 
 def register(commands: Commands) -> None:
-    """Add `verify service|report|quote`."""
+    """Add `verify service|report|quote|gpu`."""
     parser = commands.add_parser("verify", help="verify evidence and say what it proves")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
 
@@ -28,6 +29,7 @@ def register(commands: Commands) -> None:
     service.add_argument("url", metavar="URL", help="https://host[:port]")
     service.add_argument("--policy", type=Path, required=True, metavar="FILE")
     service.add_argument("--collateral", type=Path, metavar="FILE", help=_COLLATERAL)
+    service.add_argument("--gpu-endorsements", type=Path, metavar="FILE", help=_GPU_STORE)
     service.add_argument("--save", type=Path, metavar="FILE", help="keep all that was verified")
     service.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
     files.add_json(service)
@@ -37,6 +39,7 @@ def register(commands: Commands) -> None:
     report.add_argument("file", type=Path, metavar="FILE")
     report.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
     report.add_argument("--collateral", type=Path, metavar="FILE", help=_COLLATERAL)
+    report.add_argument("--gpu-endorsements", type=Path, metavar="FILE", help=_GPU_STORE)
     report.add_argument(
         "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
     )
@@ -53,8 +56,20 @@ def register(commands: Commands) -> None:
     files.add_json(quote)
     quote.set_defaults(run=verify_quote)
 
+    gpu = kinds.add_parser("gpu", help="verify the report of one GPU or switch, offline")
+    gpu.add_argument("file", type=Path, metavar="REPORT")
+    gpu.add_argument("--certs", type=Path, required=True, metavar="PEM", help="leaf first")
+    gpu.add_argument("--rim", type=Path, action="append", default=[], metavar="FILE")
+    gpu.add_argument("--ocsp", type=Path, action="append", default=[], metavar="FILE", help="DER")
+    gpu.add_argument("--nonce", metavar="HEX", help="the 32 bytes it must answer")
+    gpu.add_argument("--at", type=files.moment, metavar="TIME", help="default: now")
+    gpu.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
+    files.add_json(gpu)
+    gpu.set_defaults(run=verify_gpu)
+
 
 _NO_POLICY = "without one the best verdict is `authentic`"
+_GPU_STORE = "NVIDIA's manifests and OCSP responses; default: what the report staples"
 _COLLATERAL = "Intel's collateral, or a directory of it; default: what the report staples"
 
 
@@ -71,7 +86,9 @@ def verify_service(arguments: argparse.Namespace) -> int:
         challenge = nonce(secrets.token_bytes(32))
         fetched = fetch_report(arguments.url, nonce=challenge, timeout_s=arguments.timeout)
         report = Report.parse(fetched.report)
-        endorsements = endorsements_for(report, arguments.collateral)
+        endorsements = endorsements_for(
+            report, arguments.collateral, gpu=arguments.gpu_endorsements
+        )
         now = files.now()
         if arguments.save is not None:  # kept even when it is refused: it is evidence of that
             saved = report.verified(
@@ -109,7 +126,7 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
     moment: datetime = arguments.at or (saved.verified_at if saved else files.now())
     claims = authenticate(
         report.evidence,
-        endorsements_for(report, arguments.collateral),
+        endorsements_for(report, arguments.collateral, gpu=arguments.gpu_endorsements),
         roots=intel_roots() if policy is None else policy.roots,
         expected_nonce=report.nonce,
         now=moment,
@@ -163,6 +180,19 @@ def verify_quote(arguments: argparse.Namespace) -> int:
     return _tell(answer, arguments, simulated=simulated)
 
 
+def verify_gpu(arguments: argparse.Namespace) -> int:
+    """Verify a device that nothing ties to a guest."""
+    policy = _policy(arguments.policy)
+    simulated = policy is not None and policy.roots.simulated
+
+    def answer() -> Answer:
+        from attestation.commands.verify_gpu import device_answer
+
+        return device_answer(arguments, policy)
+
+    return _tell(answer, arguments, simulated=simulated)
+
+
 def _tell(answer: Callable[[], Answer], arguments: argparse.Namespace, *, simulated: bool) -> int:
     """Print the verdict, a refusal's too, and return its exit code."""
     code = 0
@@ -179,13 +209,16 @@ def _tell(answer: Callable[[], Answer], arguments: argparse.Namespace, *, simula
     return code
 
 
-def endorsements_for(report: Report, path: Path | None) -> Endorsements:
-    """Return the collateral of `path`, or what the report staples."""
+def endorsements_for(report: Report, path: Path | None, *, gpu: Path | None = None) -> Endorsements:
+    """Return the collateral of `path` and the store of `gpu`, each else as the report staples."""
     if path is None:
-        return report.endorsements
-    from attestation.endorse import FileEndorser
+        found = report.endorsements
+    else:
+        from attestation.endorse import FileEndorser
 
-    return FileEndorser(path).endorsements(report.quote)
+        found = FileEndorser(path).endorsements(report.quote)
+    store = b"" if report.stapled is None else report.stapled.gpu
+    return replace(found, gpu=store if gpu is None else files.read(gpu))
 
 
 def _policy(path: Path | None) -> Policy | None:
