@@ -198,7 +198,9 @@ CODES = MappingProxyType(
         "broker-listen": "free the address or name another under `listen`",
         "broker-tls": "name the PEM certificate and its private key under `tls`",
         "broker-store": "free the disk or restart the database; nothing is released unrecorded",
-        "broker-store-url": "use sqlite:PATH in a directory that can be written, or a database URL",
+        "broker-store-url": "use sqlite:PATH in a directory that can be written, or "
+        "postgresql://USER@HOST/DATABASE?passfile=FILE&sslmode=verify-full&sslrootcert=FILE",
+        "broker-store-newer": "run the newer release of the broker; this store was migrated by it",
         "release-log-broken": "treat the broker's host as compromised: its log was altered",
         "release-log-cut": "treat the broker's host as compromised: its log lost entries",
         "kek-uri": "name the KEK as file:PATH, openbao:https://… or pkcs11:…; see `tacit kek forms`",

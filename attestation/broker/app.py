@@ -62,7 +62,7 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
     resources = settings.resources()
     _prove(kek, resources)
     return KeyBroker(
-        store=Store(settings.store_url),
+        store=Store.open(settings.store_url),
         policy=settings.policy(),
         resources=resources,
         endorser=FileEndorser(settings.path(file.endorsements)),

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from attestation.broker.database import postgresql_url, sqlite_url
 from attestation.broker.ear import TokenKey
 from attestation.broker.kek import Kek, open_kek
 from attestation.broker.keyfile import ResourcePath, WrappedResource, parse_wrapped
 from attestation.broker.release import Resource
-from attestation.broker.store import sqlite_url
 from attestation.codec import Document, parse_yaml
 from attestation.errors import ConfigError
 from attestation.policy import Policy
@@ -59,9 +59,9 @@ class BrokerFile(Document):
     listen: Listen
     tls: Tls
     store: Annotated[
-        str, StringConstraints(pattern=r"^(sqlite:[^/].*|sqlite:/[^/].*|postgresql.*)$")
+        str, StringConstraints(pattern=r"^(sqlite:[^/].*|sqlite:/[^/].*|postgresql://.*)$")
     ]
-    """`sqlite:PATH`, or a PostgreSQL URL."""
+    """`sqlite:PATH`; for several brokers `postgresql://USER@HOST/DATABASE?passfile=FILE`."""
     kek: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+:.+$")]
     token_key: FilePath
     endorsements: FilePath
@@ -101,7 +101,9 @@ class BrokerSettings:
         """The store as a SQLAlchemy URL."""
         scheme, _, location = self.file.store.partition(":")
         if scheme != "sqlite":
-            return self.file.store
+            encrypted = self.file.profile == "production"
+            url = postgresql_url(self.file.store, encrypted=encrypted)
+            return url.render_as_string(hide_password=False)
         return sqlite_url(str(self.path(location))).render_as_string(hide_password=False)
 
     def kek(self) -> Kek:

@@ -2,14 +2,18 @@
 
 import datetime as dt
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
+from attestation.broker.database import postgresql_url, sqlite_url
 from attestation.broker.releaselog import EMPTY, GENESIS, Entry, link, verify_chain
-from attestation.broker.store import MAX_RESOURCE_REQUESTS, Challenged, Store, sqlite_url
+from attestation.broker.schema import REVISION, schema
+from attestation.broker.store import MAX_RESOURCE_REQUESTS, Challenged, Store
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Undecidable
 from attestation.types import Digest
+from tests.postgres_server import new_database
 
 NOW = dt.datetime(2026, 11, 25, 12, 0, tzinfo=dt.UTC)
 
@@ -30,9 +34,16 @@ def entry(**changes):
     return Entry.model_validate(facts | changes)
 
 
+@pytest.fixture(name="url", params=["sqlite", "postgresql"])
+def _url(request, tmp_path):
+    if request.param == "sqlite":
+        return sqlite_url(str(tmp_path / "broker.db"))
+    return postgresql_url(new_database(), encrypted=True)
+
+
 @pytest.fixture(name="store")
-def _store(tmp_path):
-    store = Store(sqlite_url(str(tmp_path / "broker.db")))
+def _store(url):
+    store = Store.open(url)
     yield store
     store.close()
 
@@ -130,9 +141,9 @@ def test_a_flood_of_refusals_is_one_row(store):
     assert store.tallies() == (("2026-11-25", "attest", "json-malformed", 50),)
 
 
-def test_the_log_grows_as_a_chain_and_survives_a_restart(store, tmp_path):
+def test_the_log_grows_as_a_chain_and_survives_a_restart(store, url):
     heads = [store.append(entry(code=f"c{n}")) for n in range(5)]
-    again = Store.existing(sqlite_url(str(tmp_path / "broker.db")))
+    again = Store.existing(url)
     assert verify_chain(again.releases()) == heads[-1]
     assert verify_chain(again.releases(), known=heads[2].hash) == heads[-1]
     again.close()
@@ -185,7 +196,8 @@ def test_an_older_wrapped_key_does_not_come_back(store):
     assert code(refused) == "wrapped-key-rollback"
 
 
-def test_a_full_disk_is_undecidable_and_leaves_the_chain_whole(store, tmp_path):
+def test_a_full_disk_is_undecidable_and_leaves_the_chain_whole(tmp_path):
+    store = Store.open(sqlite_url(str(tmp_path / "broker.db")))
     store.append(entry())
     db = sqlite3.connect(tmp_path / "broker.db")
     db.execute("CREATE TRIGGER full AFTER INSERT ON releases BEGIN SELECT RAISE(ABORT, 'x'); END")
@@ -197,6 +209,7 @@ def test_a_full_disk_is_undecidable_and_leaves_the_chain_whole(store, tmp_path):
     db.commit()
     db.close()
     assert verify_chain(store.releases()).size == 1
+    store.close()
 
 
 def test_a_store_that_is_not_there_is_no_empty_log(tmp_path):
@@ -206,7 +219,105 @@ def test_a_store_that_is_not_there_is_no_empty_log(tmp_path):
     assert not (tmp_path / "none.db").exists()
 
 
-def test_answers_survive_a_power_cut(store):
-    with store._engine.connect() as db:
-        assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+def test_answers_survive_a_power_cut(store, url):
+    with store._database.transaction() as db:
+        if url.get_backend_name() == "sqlite":
+            assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+            assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        else:
+            assert db.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+def test_another_database_is_no_store(tmp_path):
+    sqlite3.connect(tmp_path / "other.db").close()
+    with pytest.raises(ConfigError) as refused:
+        Store.existing(sqlite_url(str(tmp_path / "other.db")))
+    assert code(refused) == "broker-store-url"
+
+
+def test_migrations_make_exactly_the_tables_this_release_reads(store):
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    with store._database.transaction(writes=False) as db:
+        assert compare_metadata(MigrationContext.configure(db), schema) == []
+        assert db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == REVISION
+
+
+def test_a_store_from_before_the_migrations_keeps_its_log(url):
+    first = Store.open(url)
+    head = first.append(entry())
+    with first._database.transaction() as db:
+        for table in ("uses", "requests", "approvals", "revoked", "imports", "alembic_version"):
+            db.exec_driver_sql(f"DROP TABLE {table}")
+    first.close()
+    again = Store.open(url)
+    assert verify_chain(again.releases()) == head
+    assert again.append(entry()).size == 2
+    again.close()
+
+
+def test_a_store_of_a_newer_release_is_left_alone(url):
+    store = Store.open(url)
+    with store._database.transaction() as db:
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    store.close()
+    with pytest.raises(ConfigError) as refused:
+        Store.open(url)
+    assert code(refused) == "broker-store-newer"
+
+
+def test_two_brokers_open_an_empty_store_at_once(url):
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(lambda _: Store.open(url), range(2)))
+    assert stores[0].append(entry()).size == 1
+    assert stores[1].append(entry()).size == 2
+    for store in stores:
+        store.close()
+
+
+def test_a_nonce_is_spent_once_whichever_broker_is_asked(store, url):
+    other = Store.open(url)
+    for number in range(10):
+        challenge(store, f"s{number}")
+
+    def spend(work):
+        broker, name = work
+        try:
+            broker.spend(name, now=NOW)
+        except NotAuthentic as refused:
+            return refused.code
+        return "spent"
+
+    asked = [(broker, f"s{number}") for number in range(10) for broker in (store, other) * 2]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(spend, asked))
+    assert answers.count("spent") == 10
+    assert answers.count("session-spent") == 30
+    other.close()
+
+
+def test_two_brokers_write_one_chain(store, url):
+    other = Store.open(url)
+    with ThreadPoolExecutor(8) as pool:
+        heads = list(pool.map(lambda n: (store, other)[n % 2].append(entry()), range(40)))
+    assert sorted(head.size for head in heads) == list(range(1, 41))
+    assert verify_chain(store.releases()).size == 40
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://user:secret@/db",
+        "postgresql://user@/db?password=secret",
+        "postgresql://user@host/db",
+        "postgresql://user@host/db?sslmode=require",
+        "postgresql://user@host:x/db",
+    ],
+)
+def test_a_database_url_that_would_leak_is_refused(text):
+    with pytest.raises(ConfigError) as refused:
+        postgresql_url(text, encrypted=True)
+    assert code(refused) == "broker-store-url"
+    assert "secret" not in str(refused.value)
