@@ -34,7 +34,7 @@ from server.admission import Admission
 from server.audit import AuditSink
 from server.engine.client import EngineClient
 from server.engine.isolation import decide, probe
-from server.engine.launch import SHUTDOWN_SECONDS, EngineSpec, launch
+from server.engine.launch import SHUTDOWN_SECONDS, TRUSTED_DEVICES, EngineSpec, launch
 from server.engine.supervisor import EngineSupervisor
 from server.keyagent import KeyAgent
 from server.keyfile import ApiKeyFile
@@ -45,6 +45,9 @@ from server.ready import Clock, Ready, ServedModel
 from server.settings import EngineSettings, Settings
 from server.tls import TlsIdentity, new_tls_identity
 from server.unlock import Unlocked, unlock
+
+_EXIT_SECONDS = 10
+"""What vLLM takes to leave after its last stream, before its tree is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ async def _start(
     ranks = spec.tensor_parallel_size
     async with KeyAgent(Path(spec.key_socket), model=spec.name, grant=grant, ranks=ranks) as agent:
         await supervisor.start()
-        stack.push_async_callback(supervisor.stop, drain_seconds=SHUTDOWN_SECONDS)
+        stack.push_async_callback(supervisor.stop, drain_seconds=SHUTDOWN_SECONDS + _EXIT_SECONDS)
         agent.open(supervisor.pid)
         await supervisor.wait_ready(seconds=settings.start_seconds, refusal=agent.refusal)
     return supervisor
@@ -189,7 +192,16 @@ def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
         tool_call_parser=engine.tool_call_parser,
         hash_seed=secrets.randbelow(2**32),
         run_directory=PurePosixPath(run_directory),
+        hidden=_hidden(settings),
     )
+
+
+def _hidden(settings: Settings) -> tuple[str, ...]:
+    """Return what an engine that is broken into must not reach: quotes, registers, API keys."""
+    paths = [settings.path(settings.file.api_keys)]
+    if settings.file.attestation.mode == "insecure-simulated":
+        paths.append(settings.path(settings.file.attestation.directory))
+    return (*TRUSTED_DEVICES, *(os.path.normpath(path.absolute()) for path in paths))
 
 
 def _unseal_small(package: SealedModel, grant: Grant, into: Path) -> None:

@@ -1,0 +1,45 @@
+"""Fixtures that cost time: one checkpoint, one installation, one running service a session."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.chain_kit import World
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """Return a small directory that looks like a Qwen3 checkpoint; no engine loads it."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    noise = random.Random(3)  # noqa: S311 - the same weights in every run
+    data = noise.randbytes(5 * 1024 * 1024)
+    header = json.dumps(
+        {
+            "lm_head.weight": {
+                "dtype": "BF16",
+                "shape": [len(data) // 2],
+                "data_offsets": [0, len(data)],
+            }
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    model = struct.pack("<Q", len(header)) + header + data
+    (directory / "model.safetensors").write_bytes(model)
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "dtype": "bfloat16"}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "generation_config.json").write_text(json.dumps({"temperature": 0.6}))
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE"}}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 2048}))
+    (directory / "chat_template.jinja").write_text("{{ messages }}")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory, checkpoint) -> World:
+    """Return an installation that boots up to its engine; tests fork it before they break it."""
+    return World(tmp_path_factory.mktemp("installed") / "installation", checkpoint=checkpoint)
