@@ -19,11 +19,13 @@ import yaml
 
 from attestation.broker.app import BrokerServer, open_broker
 from attestation.broker.settings import BrokerSettings
+from attestation.policy import Policy
 from attestation.simulator import state
 from attestation.simulator.guest import SoftwareGuest
 from attestation.simulator.tsm import SimulatedKernel
 from scripts.chain.installation import MODEL, Installation, configure
 from scripts.chain.processes import PYTHON, ROOT, TACIT
+from scripts.chain.services import Chain
 
 EXAMPLE = ROOT / "configs" / "simulated.yaml"
 ENGINE = ROOT / ".venv-engine" / "bin" / "python"
@@ -164,4 +166,41 @@ class World:
         shutil.rmtree(self.run_directory, ignore_errors=True)
 
 
-__all__ = ["ENGINE", "EXAMPLE", "MODEL", "PYTHON", "TACIT", "Outcome", "World", "free_port"]
+class Service:
+    """A whole chain of real processes, serving."""
+
+    def __init__(self, world: World, chain: Chain) -> None:
+        self.world = world
+        self.chain = chain
+        self.url = f"https://127.0.0.1:{world.port}"
+        self.policy_file = world.installation.policy
+        self.policy = Policy.load(self.policy_file.read_bytes(), name="policy.yaml")
+        self.api_key = world.installation.api_key.read_text()
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, world: World) -> Iterator[Service]:
+        """Start the chain and stop it again, whatever happens in between."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(world.remove)
+            chain = Chain(world.installation, stack)
+            chain.start(seconds=900)
+            yield cls(world, chain)
+
+    @property
+    def output(self) -> str:
+        """Everything the processes of the chain have printed."""
+        return "".join(line for running in self.chain.services for line in running.output)
+
+
+__all__ = [
+    "ENGINE",
+    "EXAMPLE",
+    "MODEL",
+    "PYTHON",
+    "TACIT",
+    "Outcome",
+    "Service",
+    "World",
+    "free_port",
+]

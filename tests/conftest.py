@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain_kit import World
+from scripts.chain.processes import ROOT, show
+from tests.chain_kit import Service, World
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +44,25 @@ def checkpoint(tmp_path_factory) -> Path:
 def installed(tmp_path_factory, checkpoint) -> World:
     """Return an installation that boots up to its engine; tests fork it before they break it."""
     return World(tmp_path_factory.mktemp("installed") / "installation", checkpoint=checkpoint)
+
+
+@pytest.fixture(scope="session")
+def questions() -> dict:
+    """Return what the demonstration model was trained to answer."""
+    return json.loads((ROOT / "scripts/demo_model/questions.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Path:
+    """Return the demonstration checkpoint; it is trained once and kept for `scripts/up` too."""
+    directory = ROOT / ".tacit" / "models" / "qwen3-demo"
+    show([ROOT / "scripts/demo-model", directory])
+    return directory
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory, demo_checkpoint):
+    """Return a running service: software TDX, broker and gateway with the real vLLM."""
+    directory = tmp_path_factory.mktemp("service") / "installation"
+    with Service.running(World(directory, checkpoint=demo_checkpoint)) as running:
+        yield running
