@@ -5,24 +5,37 @@ from __future__ import annotations
 import secrets
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from typing import cast
 
+import anyio
 import anyio.to_thread
 import httpx2
 
 from attestation.appraise import Affirmed
-from attestation.errors import ConfigError, NotAuthentic
+from attestation.errors import (
+    ConfigError,
+    Malformed,
+    NotAffirmed,
+    NotAuthentic,
+    Refusal,
+    Undecidable,
+)
 from attestation.fetch import fetch_report
 from attestation.policy import Policy
+from attestation.pools import Answer, AsyncAnswer, Pool, Pools
 from attestation.report import Report
 from attestation.tls import pinned_context
 from attestation.types import Endorsements, nonce
 from attestation.verifier import Verifier
 
 Clock = Callable[[], datetime]
+
+_TIMEOUT = httpx2.Timeout(600, connect=5)
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 
 
 def utc_now() -> datetime:
@@ -43,21 +56,37 @@ class RelyingParty:
     """Verify one service under one policy; every call asks it for fresh evidence."""
 
     url: str
+    """`https://host[:port]`, with or without the SDK's `/v1`."""
     policy: Policy
     clock: Clock = utc_now
     endorsements: Endorsements | None = None
     """Collateral to use instead of what the service staples to its report."""
+    timeout_s: float = 30
+    """Seconds the service has to deliver a report."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme != "https" or not parts.hostname:
+        try:
+            url = httpx2.URL(self.url)
+        except httpx2.InvalidURL:
+            raise ConfigError("service-url", "the service URL cannot be read") from None
+        extra = url.userinfo or url.query or url.fragment or url.port == 0
+        if (
+            url.scheme != "https"
+            or not url.host
+            or extra
+            or url.path.rstrip("/") not in {"", "/v1"}
+        ):
             raise ConfigError("service-url", "the service URL is not https://host[:port][/v1]")
 
     @property
-    def origin(self) -> tuple[str, int]:
-        """Host and port that were attested; nothing is sent anywhere else."""
-        parts = urlsplit(self.url)
-        return parts.hostname or "", parts.port or 443
+    def origin(self) -> str:
+        """`host[:port]` that is attested, in lower case and IDNA; 443 is left out."""
+        return _origin(httpx2.URL(self.url))
+
+    def check_origin(self, url: httpx2.URL) -> None:
+        """Raise `NotAuthentic` `other-origin` unless `url` is on the attested host."""
+        if url.scheme != "https" or _origin(url) != self.origin:
+            raise NotAuthentic("other-origin", "a request left the attested host; it was not sent")
 
     def attest(self) -> Session:
         """Fetch fresh evidence, verify it, and pin the attested TLS key.
@@ -65,101 +94,153 @@ class RelyingParty:
         Raises a `Refusal` when the service is not affirmed; no prompt was sent then.
         """
         challenge = nonce(secrets.token_bytes(32))
-        host, port = self.origin
-        fetched = fetch_report(f"https://{host}:{port}", nonce=challenge)
+        fetched = fetch_report(f"https://{self.origin}", nonce=challenge, timeout_s=self.timeout_s)
         report = Report.parse(fetched.report)
+        now = self.clock()
         result = Verifier(self.policy).verify(
             report.evidence,
             self.endorsements or report.endorsements,
             expected_nonce=challenge,
-            now=self.clock(),
+            now=now,
         )
-        affirmed = result.affirmed(self.clock())
-        keyset = report.keyset
-        if keyset.tls_spki != str(fetched.spki):
-            raise NotAuthentic("tls-key-mismatch", "the TLS key seen is not the attested one")
+        affirmed = result.affirmed(now)
+        report.check_tls_key(fetched.spki)
         return Session(affirmed, pinned_context(fetched.certificate_pem))
 
 
-class _Pinned:
-    """The state both transports share: one live session, renewed when it ends."""
+def _origin(url: httpx2.URL) -> str:
+    return url.netloc.decode("ascii").lower()
 
-    def __init__(self, party: RelyingParty) -> None:
-        self.party = party
-        self._lock = threading.Lock()
-        self._session = party.attest()
 
-    def check_origin(self, url: httpx2.URL) -> None:
-        if url.scheme != "https" or (url.host, url.port or 443) != self.party.origin:
-            raise NotAuthentic("other-origin", "a request left the attested host; it was not sent")
+_UNCONNECTED: Mapping[type[Refusal], type[Refusal]] = MappingProxyType(
+    {
+        kind: type(kind.__name__, (kind, httpx2.ConnectError), {"__doc__": kind.__doc__})
+        for kind in (Malformed, NotAuthentic, NotAffirmed, Undecidable)
+    }
+)
+"""Each kind of refusal as a failure to connect, which is what it is to an HTTP client: the SDK
+raises its own `APIConnectionError` with this, still a `Refusal`, as `__cause__`."""
 
-    def session(self, *, stale: Session | None = None) -> Session:
-        """Return a live session; attest again when it expired or `stale` no longer connects."""
-        with self._lock:
-            expired = self.party.clock() >= self._session.affirmed.expires_at
-            if expired or self._session is stale:
-                self._session = self.party.attest()
-            return self._session
+
+def _attest_again(party: RelyingParty) -> Session:
+    try:
+        return party.attest()
+    except Refusal as refusal:
+        raise _UNCONNECTED[type(refusal)](refusal.code, refusal.why) from None
+
+
+_Threaded = Pool[httpx2.HTTPTransport]
+_Looped = Pool[httpx2.AsyncHTTPTransport]
 
 
 class AttestedTransport(httpx2.BaseTransport):
-    """Send requests only to a service that verified, over its attested key."""
+    """Send requests only to a service that verified, over its attested key; threads may share it.
+
+    Construction verifies and raises a `Refusal`. A request attests again when the affirmation has
+    ended, or when the handshake fails because the service restarted with new keys; a refusal is
+    then a `httpx2.ConnectError` as well, and nothing of the request was sent.
+    """
 
     def __init__(self, party: RelyingParty) -> None:
-        self._pinned = _Pinned(party)
-        self._transports: dict[Session, httpx2.HTTPTransport] = {}
+        self._party = party
+        self._pools = Pools(_threaded(party.attest()))
+        self._renewing = threading.Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send one request; a changed key means the handshake fails and nothing was sent."""
-        self._pinned.check_origin(request.url)
-        session = self._pinned.session()
+        """Send one request; raises `NotAuthentic` `other-origin` for another host."""
+        self._party.check_origin(request.url)
+        pool = self._pool(stale=None)
         try:
-            return self._transport(session).handle_request(request)
-        except httpx2.ConnectError:
-            # The service may have restarted with new keys: verify it anew, once.
-            renewed = self._pinned.session(stale=session)
-            return self._transport(renewed).handle_request(request)
+            return self._send(request, pool)
+        except httpx2.ConnectError:  # before the first byte of a request; nothing else is repeated
+            return self._send(request, self._pool(stale=pool))
 
     def close(self) -> None:
         """Close the connections."""
-        for transport in self._transports.values():
-            transport.close()
+        for connections in self._pools.all():
+            connections.close()
 
-    def _transport(self, session: Session) -> httpx2.HTTPTransport:
-        # Old transports stay until close: a stream of another thread may still use one.
-        if session not in self._transports:
-            transport = httpx2.HTTPTransport(verify=session.tls, trust_env=False)
-            self._transports[session] = transport
-        return self._transports[session]
+    def _pool(self, *, stale: _Threaded | None) -> _Threaded:
+        pool = self._pools.lend(self._party.clock(), stale=stale)
+        if pool is not None:
+            return pool
+        with self._renewing:  # one thread verifies; the others wait for what it finds
+            pool = self._pools.lend(self._party.clock(), stale=stale)
+            return pool or self._pools.renew(_threaded(_attest_again(self._party)))
+
+    def _send(self, request: httpx2.Request, pool: _Threaded) -> httpx2.Response:
+        try:
+            response = pool.connections.handle_request(request)
+        except BaseException:
+            self._give_back(pool)
+            raise
+        stream = cast("httpx2.SyncByteStream", response.stream)
+        response.stream = Answer(stream, lambda: self._give_back(pool))
+        return response
+
+    def _give_back(self, pool: _Threaded) -> None:
+        for connections in self._pools.give_back(pool):
+            connections.close()
 
 
 class AsyncAttestedTransport(httpx2.AsyncBaseTransport):
-    """`AttestedTransport` for asyncio; verification runs in a thread."""
+    """`AttestedTransport` for asyncio; later verifications run in a thread, the first one here."""
 
     def __init__(self, party: RelyingParty) -> None:
-        self._pinned = _Pinned(party)
-        self._transports: dict[Session, httpx2.AsyncHTTPTransport] = {}
+        self._party = party
+        self._pools = Pools(_looped(party.attest()))
+        self._renewing = anyio.Lock()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send one request; a changed key means the handshake fails and nothing was sent."""
-        self._pinned.check_origin(request.url)
-        session = await anyio.to_thread.run_sync(self._pinned.session)
+        """Send one request; raises `NotAuthentic` `other-origin` for another host."""
+        self._party.check_origin(request.url)
+        pool = await self._pool(stale=None)
         try:
-            return await self._transport(session).handle_async_request(request)
-        except httpx2.ConnectError:
-            renewed = await anyio.to_thread.run_sync(lambda: self._pinned.session(stale=session))
-            return await self._transport(renewed).handle_async_request(request)
+            return await self._send(request, pool)
+        except httpx2.ConnectError:  # before the first byte of a request; nothing else is repeated
+            return await self._send(request, await self._pool(stale=pool))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for transport in self._transports.values():
-            await transport.aclose()
+        for connections in self._pools.all():
+            await connections.aclose()
 
-    def _transport(self, session: Session) -> httpx2.AsyncHTTPTransport:
-        if session not in self._transports:
-            transport = httpx2.AsyncHTTPTransport(verify=session.tls, trust_env=False)
-            self._transports[session] = transport
-        return self._transports[session]
+    async def _pool(self, *, stale: _Looped | None) -> _Looped:
+        pool = self._pools.lend(self._party.clock(), stale=stale)
+        if pool is not None:
+            return pool
+        async with self._renewing:  # one task verifies; the others wait for what it finds
+            pool = self._pools.lend(self._party.clock(), stale=stale)
+            if pool is not None:
+                return pool
+            session = await anyio.to_thread.run_sync(
+                _attest_again, self._party, abandon_on_cancel=True
+            )
+            return self._pools.renew(_looped(session))
+
+    async def _send(self, request: httpx2.Request, pool: _Looped) -> httpx2.Response:
+        try:
+            response = await pool.connections.handle_async_request(request)
+        except BaseException:
+            await self._give_back(pool)
+            raise
+        stream = cast("httpx2.AsyncByteStream", response.stream)
+        response.stream = AsyncAnswer(stream, lambda: self._give_back(pool))
+        return response
+
+    async def _give_back(self, pool: _Looped) -> None:
+        for connections in self._pools.give_back(pool):
+            await connections.aclose()
+
+
+def _threaded(session: Session) -> _Threaded:
+    transport = httpx2.HTTPTransport(verify=session.tls, trust_env=False, limits=_LIMITS)
+    return Pool(transport, session.affirmed.expires_at)
+
+
+def _looped(session: Session) -> _Looped:
+    transport = httpx2.AsyncHTTPTransport(verify=session.tls, trust_env=False, limits=_LIMITS)
+    return Pool(transport, session.affirmed.expires_at)
 
 
 def attested_client(
@@ -168,15 +249,21 @@ def attested_client(
     """Verify the service at `url` under `policy` and return a client for it.
 
     Hand it to the SDK: `OpenAI(base_url=url + "/v1", http_client=attested_client(url, policy))`.
-    Raises a `Refusal` when the service does not verify; proxies of the environment are not used.
+    Raises a `Refusal` when the service does not verify, `ConfigError` for a wrong URL. What fails
+    later reaches the caller as `openai.APIConnectionError` whose `__cause__` is the `Refusal`.
+    Proxies of the environment are not used. The SDK's WebSockets do not pass through this client.
     """
     party = RelyingParty(url, policy, endorsements=endorsements)
-    return httpx2.Client(transport=AttestedTransport(party), trust_env=False, timeout=600)
+    return httpx2.Client(transport=AttestedTransport(party), trust_env=False, timeout=_TIMEOUT)
 
 
 def attested_async_client(
     url: str, policy: Policy, *, endorsements: Endorsements | None = None
 ) -> httpx2.AsyncClient:
-    """Do as `attested_client`, for `AsyncOpenAI`."""
+    """Do as `attested_client`, for `AsyncOpenAI`.
+
+    Returns when the service is verified; inside a running loop, call it in a thread.
+    """
     party = RelyingParty(url, policy, endorsements=endorsements)
-    return httpx2.AsyncClient(transport=AsyncAttestedTransport(party), trust_env=False, timeout=600)
+    transport = AsyncAttestedTransport(party)
+    return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)

@@ -6,6 +6,7 @@ import http.client
 import ssl
 import time
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -34,22 +35,21 @@ def fetch_report(url: str, *, nonce: Nonce, timeout_s: float = 30) -> Fetched:
 
     No certificate authority is consulted: the certificate is not trusted, its key is captured, and
     whoever appraises the report compares that key with the one the quote commits to. Redirects are
-    not followed, proxies are not used, at most 4 MiB are read. Raises `Undecidable`
-    `service-unreachable` or `report-unavailable`, `Malformed` `too-large`.
+    not followed, proxies are not used, at most 4 MiB are read within `timeout_s` of connecting.
+    Raises `Undecidable` `service-unreachable` or `report-unavailable`, `Malformed` `too-large`.
     """
     host, port = _address(url)
-    deadline = time.monotonic() + timeout_s
     connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=_context())
     try:
         connection.connect()
-        certificate = _peer_certificate(connection)
+        certificate = _peer_certificate(connection, deadline=time.monotonic() + timeout_s)
         path = f"/v1/attestation/report?nonce={nonce.hex()}"
         connection.request("GET", path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            why = f"the service answered {response.status} instead of a report"
-            raise Undecidable("report-unavailable", why)
-        report = _read(response, deadline=deadline)
+        with connection.getresponse() as response:
+            if response.status != http.client.OK:
+                why = f"the service answered {response.status} instead of a report"
+                raise Undecidable("report-unavailable", why)
+            report = _read(response)
     except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: IDNA of a host
         kind = type(error).__name__
         raise Undecidable("service-unreachable", f"no report from {host}:{port}: {kind}") from None
@@ -61,7 +61,7 @@ def fetch_report(url: str, *, nonce: Nonce, timeout_s: float = 30) -> Fetched:
 def _address(url: str) -> tuple[str, int]:
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 443
+        host, port = parts.hostname, 443 if parts.port is None else parts.port
     except ValueError:
         raise ConfigError("service-url", "the service URL has no valid host and port") from None
     if parts.scheme != "https" or host is None or parts.username or parts.query or parts.fragment:
@@ -74,26 +74,38 @@ def _context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the attested key decides, not a certificate authority
+    context.sslsocket_class = _Bounded
     return context
 
 
-def _peer_certificate(connection: http.client.HTTPSConnection) -> bytes:
+class _Bounded(ssl.SSLSocket):
+    """A socket whose reads all end at one time: headers or a body that trickle gain nothing."""
+
+    deadline: float
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.settimeout(left)
+        return super().recv_into(buffer, nbytes, flags)
+
+
+def _peer_certificate(connection: http.client.HTTPSConnection, *, deadline: float) -> bytes:
     sock = connection.sock
-    certificate = sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
-    if certificate is None:
+    if not isinstance(sock, _Bounded) or (seen := sock.getpeercert(binary_form=True)) is None:
         raise Undecidable("service-unreachable", "the service presented no certificate")
-    return certificate
+    sock.deadline = deadline
+    return seen
 
 
-def _read(response: http.client.HTTPResponse, *, deadline: float) -> bytes:
-    """Read the body within the limits of size and time; a slow trickle does not hold us."""
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Read the body within the limit of size."""
     body = bytearray()
     while chunk := response.read1(_CHUNK):
         body += chunk
         if len(body) > MAX_JSON:
             raise Malformed("too-large", f"report of over {MAX_JSON} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     return bytes(body)
