@@ -129,6 +129,21 @@ def stream(directory: Path) -> dict[str, object]:
     return {"whole": whole, "damaged": read(""), "skipped": read("b.w")}
 
 
+def ring() -> dict[str, object]:
+    """Take windows while tensors over earlier ones live, and after they are gone."""
+    import torch
+    from tacit_vllm.stream import _Ring
+
+    windows = _Ring()
+    first = windows.take(100)
+    at = id(first)
+    view = torch.frombuffer(first, dtype=torch.uint8, count=100)[5:9].view(torch.int8)
+    del first
+    while_held = {id(windows.take(100)) for _ in range(3)}
+    del view
+    return {"reused while held": at in while_held, "reused after": id(windows.take(100)) == at}
+
+
 def main(directory: Path) -> None:
     plain, package, small = directory / "plain", directory / "sealed", directory / "small"
     make_model(plain)
@@ -142,6 +157,7 @@ def main(directory: Path) -> None:
     agent = Agent(directory / "agent", Grant(dek, manifest.digest, 3))
 
     result = stream(directory)
+    result |= ring()
     result |= {"shards": sum(f.role == "weights" for f in manifest.files)}
     result["plain"] = generate(plain, load_format="safetensors")
     result["sealed"] = generate(small, **sealed(directory, package, "agent", signer))

@@ -55,3 +55,10 @@ def test_tensors_stream_unchanged_and_skipped_ones_are_never_decrypted(
     assert outcome["whole"] == ["a.w same", "b.w same"]
     assert outcome["damaged"] == ["a.w same", "weights-chunk"]
     assert outcome["skipped"] == ["a.w same"]
+
+
+def test_memory_is_used_again_only_when_no_tensor_of_it_is_left(
+    outcome: dict[str, object],
+) -> None:
+    assert outcome["reused while held"] is False
+    assert outcome["reused after"] is True

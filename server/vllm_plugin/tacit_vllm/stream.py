@@ -1,12 +1,13 @@
 """Sealed safetensors in, named tensors out, each of which keeps its own memory alive.
 
-While the model copies one window, the next ones are read and decrypted into fresh memory. A window
-is freed with its last tensor: vLLM may hold tensors until their layer is complete.
+While the model copies one window, the next ones are read and decrypted. A window's memory is used
+again when its last tensor is gone, never before: vLLM may hold tensors until a layer is complete.
 """
 
 from __future__ import annotations
 
 import mmap
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
@@ -19,11 +20,12 @@ from attestation.safetensors import PREFIX, TensorPlace, header_size, parse_head
 from attestation.weights import UnlockedModel, Unsealing
 from tacit_vllm.windows import Window, windows
 
-_WINDOW = 64 * 1024 * 1024
+_WINDOW = 32 * 1024 * 1024
 _AHEAD = 2
-"""Windows in flight behind the one in use; memory is about three windows."""
+"""Windows in flight behind the one in use."""
 
-_HUGE_PAGE = 2 * 1024 * 1024
+_SLOTS = 8
+"""Windows kept for use again, at most; more are made and freed while a model holds on to them."""
 
 DTYPES = MappingProxyType(
     {
@@ -54,12 +56,14 @@ def tensors(
 
     Raises what `UnlockedModel.unseal_into` raises.
     """
+    ring = _Ring()
     flight: deque[tuple[Window, mmap.mmap, Unsealing]] = deque()
     try:
         for file, window in _plan(model, skip):
-            memory = _memory(window.size)
+            memory = ring.take(window.size)
             view = memoryview(memory)[: window.size]
             flight.append((window, memory, model.begin(file, view, offset=window.start)))
+            del memory, view  # nothing but its tensors may keep a window
             if len(flight) > _AHEAD:
                 yield from _land(*flight.popleft())
         while flight:
@@ -97,10 +101,36 @@ def _land(
         yield place.name, _tensor(place, memory, at=place.start - window.start)
 
 
+class _Ring:
+    """Memory that windows share in turn: its page faults cost more than decrypting into it.
+
+    Whether a slot is free is read off its reference count, which every tensor over it raises; what
+    a free slot counts is measured the same way, for interpreters count differently.
+    """
+
+    def __init__(self) -> None:
+        self._slots = [_memory(_WINDOW)]
+        (self._free,) = self._counts()
+
+    def take(self, size: int) -> mmap.mmap:
+        """Return at least `size` bytes that nobody else holds."""
+        if size > _WINDOW:
+            return _memory(size)
+        for slot, count in enumerate(self._counts()):
+            if count == self._free:
+                return self._slots[slot]
+        fresh = _memory(_WINDOW)
+        if len(self._slots) < _SLOTS:
+            self._slots.append(fresh)
+        return fresh
+
+    def _counts(self) -> list[int]:
+        return [sys.getrefcount(slot) for slot in self._slots]
+
+
 def _memory(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= _HUGE_PAGE:
-        memory.madvise(mmap.MADV_HUGEPAGE)  # a third of the time in page faults
+    memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
