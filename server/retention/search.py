@@ -1,0 +1,172 @@
+"""Needles in, the files, processes and streams that hold one of them out.
+
+A search that could not look somewhere says so, and one that looked at nothing shows it by its
+counts: "nothing found" is worth what was read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+_CHUNK = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A needle and the place that holds it."""
+
+    where: str
+    needle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search read and found; `+` joins two."""
+
+    found: tuple[Found, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Places that exist and could not be read."""
+    places: int = 0
+    """Files, streams and process tables that were read."""
+    size: int = 0
+    """Bytes that were read."""
+
+    def __add__(self, other: Searched) -> Searched:
+        """Join what two searches did."""
+        return Searched(
+            self.found + other.found,
+            self.unread + other.unread,
+            self.places + other.places,
+            self.size + other.size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Looks for `needles`, a name for each, wherever it is told to."""
+
+    needles: Mapping[str, bytes]
+
+    def text(self, where: str, data: bytes) -> Searched:
+        """Search bytes that the caller has."""
+        found = tuple(Found(where, name) for name in self._names_in(data))
+        return Searched(found, places=1, size=len(data))
+
+    def file(self, path: Path, *, where: str = "") -> Searched:
+        """Search one regular file; one that has gone holds nothing."""
+        where = where or str(path)
+        try:
+            with path.open("rb") as stream:
+                return self._stream(where, stream)
+        except FileNotFoundError:
+            return Searched()
+        except OSError:
+            return Searched(unread=(where,))
+
+    def tree(self, directory: Path, *, since: int = 0) -> Searched:
+        """Search the files below `directory`, their names, and the targets of links.
+
+        `since` is nanoseconds since the epoch; a file that did not change after is not opened.
+        Devices, sockets and pipes keep nothing. Links are not followed.
+        """
+        searched = Searched()
+        failed: list[str] = []
+        for parent, directories, files in os.walk(
+            directory, onerror=lambda error: _note(failed, error)
+        ):
+            for name in (*directories, *files):
+                path = Path(parent) / name
+                searched += self._entry(path, since=since)
+        return searched + Searched(unread=tuple(failed))
+
+    def process(self, pid: int) -> Searched:
+        """Search the environment, the command line and the open, writable files of a process.
+
+        Its memory is not searched: what a process works on is there.
+        """
+        base = Path(f"/proc/{pid}")
+        searched = Searched()
+        for name in ("environ", "cmdline", "comm"):
+            searched += self.file(base / name)
+        try:
+            descriptors = list((base / "fd").iterdir())
+        except FileNotFoundError:
+            return searched
+        except OSError:
+            return searched + Searched(unread=(f"{base}/fd",))
+        for path in descriptors:
+            searched += self._descriptor(path, base / "fdinfo" / path.name)
+        return searched
+
+    def _entry(self, path: Path, *, since: int) -> Searched:
+        searched = self.text(f"name of {path}", os.fsencode(path.name))
+        try:
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                target = os.fsencode(path.readlink())
+                return searched + self.text(f"target of {path}", target)
+        except FileNotFoundError:
+            return searched
+        except OSError:
+            return searched + Searched(unread=(str(path),))
+        changed = max(status.st_mtime_ns, status.st_ctime_ns) >= since
+        if stat.S_ISREG(status.st_mode) and changed:
+            return searched + self.file(path)
+        return searched
+
+    def _descriptor(self, path: Path, information: Path) -> Searched:
+        try:
+            if not stat.S_ISREG(path.stat().st_mode) or not _writable(information):
+                return Searched()
+            where = f"{path} -> {path.readlink()}"
+        except FileNotFoundError:
+            return Searched()
+        except OSError:
+            return Searched(unread=(str(path),))
+        return self.file(path, where=where)  # opens it again, even when it has no name any more
+
+    def _stream(self, where: str, stream: BinaryIO) -> Searched:
+        overlap = max(map(len, self.needles.values())) - 1
+        names: set[str] = set()
+        size = 0
+        rest = b""
+        while data := stream.read(_CHUNK):
+            size += len(data)
+            window = rest + data
+            names.update(self._names_in(window))
+            rest = window[-overlap:] if overlap else b""
+        found = tuple(Found(where, name) for name in sorted(names))
+        return Searched(found, places=1, size=size)
+
+    def _names_in(self, data: bytes) -> Iterator[str]:
+        return (name for name, needle in self.needles.items() if needle in data)
+
+
+def processes_below(pid: int) -> frozenset[int]:
+    """Return `pid` and every process that descends from it."""
+    found = {pid}
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found |= processes_below(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended meanwhile
+    return frozenset(found)
+
+
+def _writable(information: Path) -> bool:
+    for line in information.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "flags":
+            return int(value, 8) & os.O_ACCMODE != os.O_RDONLY
+    return False
+
+
+def _note(failed: list[str], error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        failed.append(str(error.filename))
