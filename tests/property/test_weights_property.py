@@ -52,7 +52,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "out"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(which=st.integers(0, 20), place=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_no_byte_of_a_package_can_change(
     package: Path, which: int, place: float, mask: int

@@ -1,7 +1,7 @@
 """vLLM's loader of sealed weights (`--load-format sealed`): no branch of it reads an unsealed file.
 
-Only the private names of `DefaultModelLoader` that a test pins are used: the constructor,
-`download_model`, `_get_weights_iterator`, `local_expert_ids`, `counter_before_loading_weights`.
+It replaces two methods of vLLM's `DefaultModelLoader`, one of them private; a vLLM without them is
+refused when the format is registered.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tacit_vllm import keyclient
 from tacit_vllm.stream import tensors
 
 FORMAT = "sealed"
+_REPLACED = ("download_model", "_get_weights_iterator")
 
 
 class LoadRefused(RuntimeError):
@@ -81,5 +82,7 @@ def register_sealed() -> None:
     """Make `sealed` a load format of this process; vLLM lower-cases the name it is given."""
     from vllm.model_executor import model_loader  # noqa: PLC0415 - the registry is its own
 
+    if not all(hasattr(DefaultModelLoader, name) for name in _REPLACED):
+        raise RuntimeError("this vLLM loads weights in a way the plug-in does not know")
     if model_loader._LOAD_FORMAT_TO_MODEL_LOADER.get(FORMAT) is not SealedLoader:  # noqa: SLF001
         register_model_loader(FORMAT)(SealedLoader)
