@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
+import jiter
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,7 +23,12 @@ class Document(BaseModel):
     """A wire or file document: immutable, no unknown field, no type coercion."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        cache_strings="none",  # the default keeps short texts of every document it has parsed
     )
 
 
@@ -31,10 +37,10 @@ def parse_json(data: bytes, *, limit: int = MAX_JSON) -> Any:
     if len(data) > limit:
         raise Malformed("too-large", f"document of {len(data)} bytes, limit {limit}")
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        return jiter.from_json(
+            data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="none"
         )
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError):
+    except ValueError:
         raise Malformed("json-malformed", f"document of {len(data)} bytes is not JSON") from None
 
 
@@ -97,10 +103,12 @@ def b64(data: bytes) -> str:
 def unb64(text: str, *, what: str) -> bytes:
     """Decode canonical standard base64 with padding."""
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError, ValueError):
+        encoded = text.encode("ascii")
+        data = binascii.a2b_base64(encoded, strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError):
         raise Malformed("field-invalid", f"{what} is not base64") from None
-    if base64.b64encode(data) != text.encode():  # unused bits would give two texts for one value
+    # unused bits would give two texts for one value
+    if binascii.b2a_base64(data, newline=False) != encoded:
         raise Malformed("field-invalid", f"{what} is not canonical base64")
     return data
 
@@ -167,17 +175,6 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, rule) for tag, rule in rules if not tag.endswith((":timestamp", ":merge"))]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("duplicate name")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _only_canonical(value: Any) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -15,6 +14,62 @@ from attestation.errors import Malformed, Undecidable
 _BEGIN = b"-----BEGIN CERTIFICATE-----\n"
 _END = b"\n-----END CERTIFICATE-----\n"
 _COLUMNS = 64
+
+
+_SEQUENCE, _SET, _TBS_VERSION = 0x30, 0x31, 0xA0
+_TEXTS = {0x0C: "utf-8", 0x13: "ascii"}
+"""UTF8String and PrintableString, the two that RFC 5280 lets authorities write names in."""
+_TIMES = {0x17: 12, 0x18: 14}
+"""UTCTime and GeneralizedTime -> digits."""
+_COMMON_NAME = bytes.fromhex("0603550403")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Whose certificate one is and until when it holds (RFC 5280 section 4.1).
+
+    `cryptography` builds an object for every part of every name, which costs more than the
+    signature checks of a whole quote spare; names are compared as the bytes that were signed.
+    """
+
+    issuer: bytes
+    """DER of the name, with its tag and length."""
+    subject: bytes
+    common_name: str
+    """The single common name of the subject."""
+    not_after: datetime
+
+    @classmethod
+    def parse(cls, der: bytes, *, what: str) -> Named:
+        """Read an X.509 v3 certificate; raises `Malformed` `certificate-malformed`.
+
+        Checks no signature, and no more of the structure than it reads: whoever relies on the
+        certificate has had its chain verified.
+        """
+        try:
+            outer, end = _inside(der, 0, tag=_SEQUENCE)
+            at, tbs_end = _inside(der, outer, tag=_SEQUENCE)
+            if end != len(der):
+                raise ValueError("trailing bytes")
+            _, at = _inside(der, at, tag=_TBS_VERSION)
+            _, at = _element(der, at)[1:]  # serial number
+            _, issuer_at = _inside(der, at, tag=_SEQUENCE)  # signature algorithm
+            _, at = _inside(der, issuer_at, tag=_SEQUENCE)
+            validity, subject_at = _inside(der, at, tag=_SEQUENCE)
+            names, key_at = _inside(der, subject_at, tag=_SEQUENCE)
+            if key_at > tbs_end:
+                raise ValueError("cut")
+            _, until = _element(der, validity)[1:]
+            return cls(
+                issuer=der[issuer_at:at],
+                subject=der[subject_at:key_at],
+                common_name=_common_name(der, names, key_at),
+                not_after=_time(der, until, subject_at),
+            )
+        except (ValueError, IndexError):
+            raise Malformed(
+                "certificate-malformed", f"{what} of {len(der)} bytes is not a certificate"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +133,70 @@ def common_name(name: x509.Name) -> str:
     return found[0].value
 
 
+def _element(der: bytes, at: int) -> tuple[int, int, int]:
+    """Return tag, where the value starts and where it ends; DER has one form of each length."""
+    size, start = der[at + 1], at + 2
+    if size >= 0x80:
+        width = size & 0x7F
+        size = int.from_bytes(der[start : start + width], "big")
+        start += width
+        if width > 2 or size < 0x80 or size < 1 << 8 * (width - 1):
+            raise ValueError("length")
+    if start + size > len(der):
+        raise ValueError("cut")
+    return der[at], start, start + size
+
+
+def _inside(der: bytes, at: int, *, tag: int) -> tuple[int, int]:
+    found, start, end = _element(der, at)
+    if found != tag:
+        raise ValueError("tag")
+    return start, end
+
+
+def _common_name(der: bytes, at: int, end: int) -> str:
+    """Return the one common name among the attributes of a name, one to a set."""
+    found = []
+    while at < end:
+        relative, after = _inside(der, at, tag=_SET)
+        attribute, at = _inside(der, relative, tag=_SEQUENCE)
+        if at != after:
+            raise ValueError("a set of several attributes")
+        if der[attribute : attribute + 5] == _COMMON_NAME:
+            tag, start, stop = _element(der, attribute + 5)
+            if stop != at:
+                raise ValueError("trailing bytes")
+            found.append(der[start:stop].decode(_TEXTS.get(tag, "unknown")))
+    if at != end or len(found) != 1:
+        raise ValueError("not one common name")
+    return found[0]
+
+
+def _time(der: bytes, at: int, end: int) -> datetime:
+    """Read UTCTime or GeneralizedTime, whole seconds in UTC (RFC 5280 section 4.1.2.5)."""
+    tag, start, stop = _element(der, at)
+    digits = der[start : stop - 1]
+    if stop != end or len(digits) != _TIMES.get(tag) or not digits.isdigit() or der[end - 1] != 90:
+        raise ValueError("not a time")
+    year = int(digits[:-10])
+    if len(digits) == 12:
+        year += 1900 if year >= 50 else 2000
+    rest = digits[-10:]
+    month, day, hour, minute, second = (int(rest[k : k + 2]) for k in range(0, 10, 2))
+    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+
+
 def _decode(block: bytes, *, what: str) -> bytes:
-    lines = block.removesuffix(_END).split(b"\n")
-    full = all(len(line) == _COLUMNS for line in lines[:-1]) and 0 < len(lines[-1]) <= _COLUMNS
-    body = b"".join(lines)
+    text = block.removesuffix(_END)
+    breaks, rest = divmod(len(text), _COLUMNS + 1)
+    full = rest > 0 and text[_COLUMNS :: _COLUMNS + 1] == b"\n" * breaks
+    body = text.replace(b"\n", b"")
     try:
-        der = base64.b64decode(body, validate=True)
+        der = binascii.a2b_base64(body, strict_mode=True)
     except binascii.Error:
         raise Malformed("certificate-malformed", f"{what} is not PEM") from None
-    if not full or not block.endswith(_END) or base64.b64encode(der) != body:
+    # As many line feeds as there are full lines, and no other: the rest is what DER encodes to.
+    canonical = len(body) == len(text) - breaks and binascii.b2a_base64(der, newline=False) == body
+    if not (full and canonical and block.endswith(_END)):
         raise Malformed("certificate-malformed", f"{what} is not canonical PEM")
     return der

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography import x509
-
 from attestation.errors import ConfigError, NotAffirmed, NotAuthentic, Undecidable
 from attestation.tdx.claims import TdReport, Window
 from attestation.tdx.collateral import Endorsed, instant
-from attestation.x509 import RevocationList, common_name, parse_certificate
+from attestation.x509 import Named, RevocationList
 
 _ROOT_ROLE = "SGX Root CA"
 _TCB_SIGNER = ("SGX TCB Signing",)
@@ -38,19 +36,18 @@ def check_roles(chains: Chains) -> datetime:
     reach of whoever owns a machine. Names carry the root's own prefix (`Intel`, `Simulated`).
     """
     root_der, sent = chains.root_der, chains.endorsed
-    root = parse_certificate(root_der, what="root certificate")
-    name = common_name(root.subject)
-    owner = name.removesuffix(_ROOT_ROLE)
-    if owner == name:
+    root = Named.parse(root_der, what="root certificate")
+    owner = root.common_name.removesuffix(_ROOT_ROLE)
+    if owner == root.common_name:
         raise ConfigError("tdx-root", "the pinned root is not an SGX root")
-    leaf = parse_certificate(chains.pck[0], what="PCK certificate")
-    issuer = parse_certificate(chains.pck[1], what="PCK authority")
+    leaf = Named.parse(chains.pck[0], what="PCK certificate")
+    issuer = Named.parse(chains.pck[1], what="PCK authority")
     _check_role(leaf, owner=owner, roles=_PCK_LEAF)
     _check_role(issuer, owner=owner, roles=_PCK_ISSUER)
     used = [root, leaf, issuer]
     # TCB info and QE identity are nearly always signed by the same one.
     for chain in {sent.tcb_info_chain, sent.qe_identity_chain}:
-        signer = parse_certificate(chain[0], what="TCB signer")
+        signer = Named.parse(chain[0], what="TCB signer")
         _check_role(signer, owner=owner, roles=_TCB_SIGNER)
         if chain[1:] != (root_der,):  # so the path that dcap-qvl found is signer, root
             raise NotAuthentic("tdx-chain", "the TCB signer is not issued by the pinned root")
@@ -60,7 +57,7 @@ def check_roles(chains: Chains) -> datetime:
         raise NotAuthentic("tdx-chain", "the PCK certificate is not issued by its authority")
     if chains.pck[2] != root_der or sent.pck_crl_chain != (chains.pck[1], root_der):
         raise NotAuthentic("tdx-chain", "PCK or PCK CRL do not lead to the pinned root")
-    return min(certificate.not_valid_after_utc for certificate in used)
+    return min(certificate.not_after for certificate in used)
 
 
 def check_revocation_dates(sent: Endorsed, *, now: datetime) -> tuple[Window, Window]:
@@ -109,6 +106,6 @@ def check_module_not_rolled_back(report: TdReport) -> None:
         )
 
 
-def _check_role(certificate: x509.Certificate, *, owner: str, roles: tuple[str, ...]) -> None:
-    if common_name(certificate.subject) not in {owner + role for role in roles}:
+def _check_role(certificate: Named, *, owner: str, roles: tuple[str, ...]) -> None:
+    if certificate.common_name not in {owner + role for role in roles}:
         raise NotAuthentic("tdx-role", f"a certificate is not named as {' or '.join(roles)}")

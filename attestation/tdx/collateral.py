@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, ValidationError
 
-from attestation.codec import Document, parse_document
+from attestation.codec import Document, describe, parse_json
 from attestation.errors import Malformed
 from attestation.x509 import parse_pem_chain
 
 MAX_COLLATERAL = 1024 * 1024
 """Largest collateral read, in bytes; Intel's is 16 to 25 KiB."""
 
-LowerHex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})+$")]
-SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 Pem = Annotated[str, Field(max_length=16384)]
 
 
@@ -25,14 +23,14 @@ class CollateralDocument(Document):
     """The JSON form that dcap-qvl writes; hex is lower case so that one collateral has one text."""
 
     pck_crl_issuer_chain: Pem
-    root_ca_crl: LowerHex
-    pck_crl: LowerHex
+    root_ca_crl: str
+    pck_crl: str
     tcb_info_issuer_chain: Pem
     tcb_info: str
-    tcb_info_signature: SignatureHex
+    tcb_info_signature: str
     qe_identity_issuer_chain: Pem
     qe_identity: str
-    qe_identity_signature: SignatureHex
+    qe_identity_signature: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,8 @@ class Endorsed:
     document: CollateralDocument
     root_crl: bytes
     pck_crl: bytes
+    tcb_info_signature: bytes
+    qe_identity_signature: bytes
     pck_crl_chain: tuple[bytes, ...]
     tcb_info_chain: tuple[bytes, ...]
     qe_identity_chain: tuple[bytes, ...]
@@ -49,7 +49,7 @@ class Endorsed:
     @classmethod
     def parse(cls, data: bytes) -> Endorsed:
         """Parse collateral; raises `Malformed` for unknown fields, other PEM or other hex."""
-        document = parse_document(CollateralDocument, data, limit=MAX_COLLATERAL)
+        document = _document(data)
         tcb_info_chain = _chain(document.tcb_info_issuer_chain, what="TCB info issuer chain")
         qe_identity_chain = tcb_info_chain  # Intel signs both with one key
         if document.qe_identity_issuer_chain != document.tcb_info_issuer_chain:
@@ -58,8 +58,14 @@ class Endorsed:
             )
         return cls(
             document=document,
-            root_crl=bytes.fromhex(document.root_ca_crl),
-            pck_crl=bytes.fromhex(document.pck_crl),
+            root_crl=_bytes(document.root_ca_crl, what="root_ca_crl"),
+            pck_crl=_bytes(document.pck_crl, what="pck_crl"),
+            tcb_info_signature=_bytes(
+                document.tcb_info_signature, what="tcb_info_signature", size=64
+            ),
+            qe_identity_signature=_bytes(
+                document.qe_identity_signature, what="qe_identity_signature", size=64
+            ),
             pck_crl_chain=_chain(document.pck_crl_issuer_chain, what="PCK CRL issuer chain"),
             tcb_info_chain=tcb_info_chain,
             qe_identity_chain=qe_identity_chain,
@@ -67,7 +73,10 @@ class Endorsed:
 
     def statements(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return TCB info and QE identity; call it after their signatures have been checked."""
-        return json.loads(self.document.tcb_info), json.loads(self.document.qe_identity)
+        return (
+            json.loads(self.document.tcb_info),
+            json.loads(self.document.qe_identity),
+        )
 
 
 def instant(text: object, *, what: str) -> datetime:
@@ -79,6 +88,26 @@ def instant(text: object, *, what: str) -> datetime:
     if value.tzinfo is None:
         raise Malformed("collateral-malformed", f"{what} has no offset")
     return value
+
+
+def _document(data: bytes) -> CollateralDocument:
+    """Parse the JSON once: every field is text, which one parse settles for both of its readers."""
+    value = parse_json(data, limit=MAX_COLLATERAL)
+    try:
+        return CollateralDocument.model_validate(value)
+    except ValidationError as error:
+        raise Malformed("field-invalid", describe(CollateralDocument, error)) from None
+
+
+def _bytes(text: str, *, what: str, size: int | None = None) -> bytes:
+    """Decode lower-case hex of `size` bytes, or of any but none."""
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        raise Malformed("field-invalid", f"{what} is not hex") from None
+    if data.hex() != text or not data or len(data) != (size or len(data)):
+        raise Malformed("field-invalid", f"{what} is not lower-case hex of its size")
+    return data
 
 
 def _chain(text: str, *, what: str) -> tuple[bytes, ...]:

@@ -99,15 +99,16 @@ class EventLog:
         cursor = _Cursor(data)
         _read_spec_id(cursor)
         events: list[Event] = []
-        seen = 0
-        while not cursor.at_filler():
-            seen += 1
-            if seen > MAX_EVENTS:
-                raise Malformed("too-large", f"event log of more than {MAX_EVENTS} events")
-            event = _event(cursor)
+        at = cursor.at
+        for _ in range(MAX_EVENTS):
+            if _at_filler(data, at):
+                return cls(tuple(events), at)
+            event, at = _event(data, at)
             if event is not None:
                 events.append(event)
-        return cls(tuple(events), cursor.at)
+        if not _at_filler(data, at):
+            raise Malformed("too-large", f"event log of more than {MAX_EVENTS} events")
+        return cls(tuple(events), at)
 
     @classmethod
     def parse_dstack(cls, data: bytes) -> EventLog:
@@ -128,8 +129,9 @@ class EventLog:
     def replay(self) -> tuple[bytes, bytes, bytes, bytes]:
         """Return RTMR0..3 as the events extend them: `SHA-384(register ‖ digest)` from zero."""
         registers = [bytes(RTMR_SIZE)] * 4
+        extend = hashlib.sha384
         for event in self.events:
-            registers[event.rtmr] = hashlib.sha384(registers[event.rtmr] + event.digest).digest()
+            registers[event.rtmr] = extend(registers[event.rtmr] + event.digest).digest()
         return (registers[0], registers[1], registers[2], registers[3])
 
     def runtime_events(self) -> tuple[RuntimeEvent, ...]:
@@ -179,16 +181,17 @@ class _Cursor:
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
 
-    def at_filler(self) -> bool:
-        """Say whether only filler is left; refuse anything hidden behind the first filler word."""
-        rest = len(self.data) - self.at
-        if rest == 0:
-            return True
-        if self.data[self.at : self.at + 4] != b"\xff" * min(rest, 4):
-            return False
-        if self.data.count(b"\xff", self.at) != rest:
-            raise Malformed("eventlog-malformed", f"bytes follow the filler at {self.at}")
-        return True
+
+def _at_filler(data: bytes, at: int) -> bool:
+    """Say whether only filler is left; refuse anything hidden behind the first filler word."""
+    rest = len(data) - at
+    if rest > 4 and data[at] != 0xFF:
+        return False
+    if data[at : at + 4] != b"\xff" * min(rest, 4):
+        return False
+    if data.count(b"\xff", at) != rest:
+        raise Malformed("eventlog-malformed", f"bytes follow the filler at {at}")
+    return True
 
 
 def _read_spec_id(cursor: _Cursor) -> None:
@@ -209,24 +212,27 @@ def _read_spec_id(cursor: _Cursor) -> None:
         raise Malformed("eventlog-malformed", "the Spec ID event has trailing bytes")
 
 
-def _event(cursor: _Cursor) -> Event | None:
-    """Read one TCG_PCR_EVENT2; return `None` for an event that was not measured."""
-    start = cursor.at
-    head = _EVENT_HEAD.unpack(cursor.take(_EVENT_HEAD.size))
-    index, event_type, count, algorithm, digest, size = head
+def _event(log: bytes, start: int) -> tuple[Event | None, int]:
+    """Read the TCG_PCR_EVENT2 at `start` (`None` where it was not measured) and where it ends."""
+    at = start + _EVENT_HEAD.size
+    if at > len(log):
+        raise Malformed("eventlog-malformed", f"the event at {start} is cut")
+    index, event_type, count, algorithm, digest, size = _EVENT_HEAD.unpack_from(log, start)
     if (count, algorithm) != (1, _SHA384):
         raise Malformed(
             "eventlog-malformed", f"the event at {start} has other digests than SHA-384"
         )
-    data = cursor.take(size)
+    end = at + size
+    if end > len(log):
+        raise Malformed("eventlog-malformed", f"the data of the event at {start} is cut")
     if event_type == _NO_ACTION:
-        return None
+        return None, end
     if not 1 <= index <= 4:  # index 0 is MRTD, which nothing can extend
         raise Malformed("eventlog-malformed", f"the event at {start} extends no RTMR")
-    event = Event(index - 1, event_type, digest, data)
+    event = Event(index - 1, event_type, digest, log[at:end])
     if event_type == _SEPARATOR and not _explains(event):
         raise NotAuthentic("eventlog-payload", f"the separator at {start} is not what was extended")
-    return event
+    return event, end
 
 
 def _is_runtime(event: Event) -> bool:

@@ -71,10 +71,10 @@ def _verify(quote: bytes, sent: Endorsed, *, root_der: bytes, now: datetime) -> 
         sent.pck_crl,
         sent.document.tcb_info_issuer_chain,
         sent.document.tcb_info,
-        bytes.fromhex(sent.document.tcb_info_signature),
+        sent.tcb_info_signature,
         sent.document.qe_identity_issuer_chain,
         sent.document.qe_identity,
-        bytes.fromhex(sent.document.qe_identity_signature),
+        sent.qe_identity_signature,
     )
     policy = dcap_qvl.QuotePolicy.claims_only(seconds)
     try:

@@ -1,11 +1,23 @@
 import json
+import re
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attestation.errors import Malformed, Undecidable
 from attestation.simulator.pki import Role
-from attestation.x509 import RevocationList, common_name, parse_certificate, parse_pem_chain
+from attestation.x509 import (
+    Named,
+    RevocationList,
+    common_name,
+    parse_certificate,
+    parse_pem_chain,
+)
+from tests.shared_data import SHARED
 from tests.simulated_tdx import NOW, mock_intel
 
 INTEL = mock_intel()
@@ -88,3 +100,54 @@ def test_what_is_no_certificate_is_refused(der):
     with pytest.raises(Malformed) as refusal:
         parse_certificate(der, what="root")
     assert refusal.value.code == "certificate-malformed"
+
+
+@pytest.mark.parametrize("der", [b"", b"0", INTEL.root_der + b"\0", INTEL.root_der[:-1]])
+def test_a_name_is_read_from_one_whole_certificate(der):
+    with pytest.raises(Malformed) as refusal:
+        Named.parse(der, what="root")
+    assert refusal.value.code == "certificate-malformed"
+
+
+def genuine_certificates():
+    """Return every certificate of the genuine vectors, and those of the simulator."""
+    found = {INTEL.root_der, *parse_pem_chain(CHAIN, what="chain", longest=2)}
+    for path in sorted((SHARED / "vectors").glob("*/*.json")):
+        for pem in re.findall(
+            r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", path.read_text(), re.DOTALL
+        ):
+            found.add(
+                x509.load_pem_x509_certificate(pem.replace("\\n", "\n").encode()).public_bytes(
+                    Encoding.DER
+                )
+            )
+    for path in sorted((SHARED / "vectors").glob("*/*.pem")):
+        found |= {
+            c.public_bytes(Encoding.DER) for c in x509.load_pem_x509_certificates(path.read_bytes())
+        }
+    return sorted(found)
+
+
+@pytest.mark.parametrize("der", genuine_certificates(), ids=len)
+def test_names_and_ends_are_those_that_cryptography_reads(der):
+    ours, theirs = Named.parse(der, what="certificate"), x509.load_der_x509_certificate(der)
+    assert ours.common_name == common_name(theirs.subject)
+    assert ours.not_after == theirs.not_valid_after_utc
+    assert ours.subject == theirs.subject.public_bytes()
+    assert ours.issuer == theirs.issuer.public_bytes()
+
+
+@given(st.integers(0, len(INTEL.root_der) - 1), st.integers(0, 7))
+def test_a_flipped_bit_is_refused_or_read_as_cryptography_reads_it(at, bit):
+    der = bytearray(INTEL.root_der)
+    der[at] ^= 1 << bit
+    try:
+        ours = Named.parse(bytes(der), what="certificate")
+    except Malformed:
+        return
+    try:
+        theirs = x509.load_der_x509_certificate(bytes(der))
+        name, until = common_name(theirs.subject), theirs.not_valid_after_utc
+    except (Malformed, ValueError):
+        return  # webpki refuses what is no certificate before anyone reads its names
+    assert (ours.common_name, ours.not_after) == (name, until)

@@ -1,0 +1,1 @@
+"""Benchmarks: one module a suite, whose `rows()` yields what it measured beside its peer."""

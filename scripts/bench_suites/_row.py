@@ -1,0 +1,47 @@
+"""Two ways to do one thing in, the time each took in the same seconds out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: ours beside a peer or ceiling, in seconds each."""
+
+    what: str
+    ours: float
+    peer_name: str
+    peer: float
+    at_most: float | None = None
+    """The ratio ours / peer that was promised; `None` where none was."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times the peer's time ours takes."""
+        return self.ours / self.peer
+
+    @property
+    def kept(self) -> bool:
+        """Say whether the promise, if any, was kept in this run."""
+        return self.at_most is None or self.ratio <= self.at_most
+
+
+def interleaved(
+    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 400
+) -> tuple[float, float]:
+    """Time both by turns and return the lower quartile of each, in seconds of CPU time.
+
+    By turns, because a shared machine's speed changes within a second; CPU time of this thread,
+    because others may run between; a quartile, because what is slower than that is interference.
+    """
+    times: tuple[list[int], list[int]] = ([], [])
+    for _ in range(rounds):
+        for act, spent in zip((ours, peer), times, strict=True):
+            start = time.thread_time_ns()
+            act()
+            spent.append(time.thread_time_ns() - start)
+    first, second = (sorted(spent)[rounds // 4] / 1e9 for spent in times)
+    return first, second
