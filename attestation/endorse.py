@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from attestation.errors import Undecidable
+from attestation.gpu.evidence import MAX_STORE
 from attestation.tdx.collateral import MAX_COLLATERAL
 from attestation.tdx.quote import collateral_key
 from attestation.types import Endorsements
+
+_NVIDIA = "nvidia.json"
+"""A guest with GPUs is undecidable where this file is absent, never accepted without it."""
 
 
 class Endorser(Protocol):
@@ -21,7 +25,10 @@ class Endorser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileEndorser:
-    """One collateral file, or a directory of `<fmspc hex>-<platform|processor>.json`."""
+    """One collateral file, or a directory of `<fmspc hex>-<platform|processor>.json`.
+
+    A directory may hold `nvidia.json` too: manifests and OCSP responses for guests with GPUs.
+    """
 
     path: Path
 
@@ -31,17 +38,19 @@ class FileEndorser:
         Raises `Undecidable` `endorsements-missing`, or `Malformed` for a quote without a PCK.
         """
         if not self.path.is_dir():
-            return _read(self.path)
-        return _read(self.path / f"{collateral_key(quote)}.json")
+            return Endorsements(_read(self.path, limit=MAX_COLLATERAL))
+        collateral = _read(self.path / f"{collateral_key(quote)}.json", limit=MAX_COLLATERAL)
+        store = self.path / _NVIDIA
+        return Endorsements(collateral, _read(store, limit=MAX_STORE) if store.exists() else b"")
 
 
-def _read(path: Path) -> Endorsements:
+def _read(path: Path, *, limit: int) -> bytes:
     try:
         with path.open("rb") as stream:
-            data = stream.read(MAX_COLLATERAL + 1)
+            data = stream.read(limit + 1)
     except OSError as error:
         why = f"collateral {path.name}: {error.strerror}"
         raise Undecidable("endorsements-missing", why) from None
-    if len(data) > MAX_COLLATERAL:
-        raise Undecidable("endorsements-missing", f"{path.name} is over {MAX_COLLATERAL} bytes")
-    return Endorsements(data)
+    if len(data) > limit:
+        raise Undecidable("endorsements-missing", f"{path.name} is over {limit} bytes")
+    return data

@@ -39,7 +39,7 @@ def device_answer(arguments: argparse.Namespace, policy: Policy | None) -> Answe
     if roots.gpu is None:
         raise Undecidable("gpu-unsupported", "the policy names no root for GPUs")
     moment: datetime = arguments.at or files.now()
-    proven: Proven = set()
+    proven = Proven()
     device = _device(arguments, roots=roots.gpu, now=moment, proven=proven)
     rims = _rims(arguments.rim, device, roots=roots.gpu, now=moment, proven=proven)
     responses = Responses.parse(files.read(path, limit=MAX_OCSP) for path in arguments.ocsp)

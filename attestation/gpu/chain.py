@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import TypeVar
@@ -36,10 +36,6 @@ UNREADABLE = (
     x509.UnsupportedGeneralNameType,
 )
 """What `cryptography` raises while it reads a certificate that a stranger made."""
-
-
-Proven = set[tuple[x509.Certificate, x509.Certificate]]
-"""Certificate and issuer whose signature held: eight devices of one authority cost one check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +99,23 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """What one verification found out: eight devices of one authority cost one check of it."""
+
+    links: dict[bytes, Link] = field(default_factory=dict)
+    """DER to the certificate it is."""
+    issued: set[tuple[x509.Certificate, x509.Certificate]] = field(default_factory=set)
+    """Certificate and issuer whose signature held."""
+
+    def link(self, der: bytes, *, what: str) -> Link:
+        """Read a certificate, once."""
+        known = self.links.get(der)
+        if known is None:
+            known = self.links[der] = Link.read(der, what=what)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """Links that lead from a leaf to the pinned root, valid at the time asked."""
 
@@ -135,15 +148,15 @@ class Chain:
         """
         if not ders or ders[-1] != root_der:
             raise NotAuthentic(codes.broken, f"{what} does not end in the pinned root")
-        links = tuple(Link.read(der, what=what) for der in ders)
+        links = tuple(proven.link(der, what=what) for der in ders)
         if len(links) < 2:
             raise NotAuthentic(codes.broken, f"{what} consists of the root alone")
         for below, (child, parent) in enumerate(pairwise(links)):
             _check_authority(parent, below=below, code=codes.broken, what=what)
             pair = (child.certificate, parent.certificate)
-            if pair not in proven:
+            if pair not in proven.issued:
                 _check_issued(child, parent, code=codes.broken, what=what)
-                proven.add(pair)
+                proven.issued.add(pair)
         _check_leaf(links[0], code=codes.broken, what=what)
         for link in links:
             check_dates(link, now=now, code=codes.time, what=what)

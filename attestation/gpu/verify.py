@@ -127,7 +127,7 @@ class Device:
 
 def family_of(certificates: str, *, root_der: bytes, now: datetime) -> tuple[Kind, Architecture]:
     """Return what kind of device a valid chain certifies, where only files were given."""
-    return _family(_chain(certificates, root_der=root_der, now=now, proven=set()))
+    return _family(_chain(certificates, root_der=root_der, now=now, proven=Proven()))
 
 
 def verify_gpu(
@@ -144,7 +144,7 @@ def verify_gpu(
     driver; 3. manifests and OCSP responses of each (`judge`); 4. none of them is missing, else
     `Undecidable` `gpu-endorsements-missing`. Raises a `Refusal`.
     """
-    proven: Proven = set()
+    proven = Proven()
     devices = tuple(
         Device.authenticate(item, nonce=nonce, root_der=roots.device_der, now=now, proven=proven)
         for item in evidence.devices

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.errors import Refusal
-from attestation.gpu.chain import DEVICE_CODES, Chain, Link
+from attestation.gpu.chain import DEVICE_CODES, Chain, Link, Proven
 from attestation.gpu.der import firmware_id
 from attestation.gpu.evidence import DeviceEvidence, GpuEndorsements, GpuEvidence
 from attestation.gpu.ocsp import Responses
@@ -27,7 +27,7 @@ MOMENT = datetime.fromtimestamp(INSIDE, UTC)
 PARSERS = {
     "GPU report": lambda data: ReportFrame.parse(data, kind=Kind.GPU),
     "switch report": lambda data: ReportFrame.parse(data, kind=Kind.SWITCH),
-    "manifest": lambda data: Rim.verify(data, root_der=ROOTS.rim_der, now=NOW, proven=set()),
+    "manifest": lambda data: Rim.verify(data, root_der=ROOTS.rim_der, now=NOW, proven=Proven()),
     "OCSP response": lambda data: Responses.parse([data]),
     "DICE extension": firmware_id,
     "evidence set": GpuEvidence.parse,
@@ -39,7 +39,7 @@ PARSERS = {
         now=NOW,
         codes=DEVICE_CODES,
         what="chain",
-        proven=set(),
+        proven=Proven(),
     ),
 }
 
@@ -112,12 +112,12 @@ def check_report(data, *, arch="hopper", folder=FULL):
         nonce=None,
         root_der=ROOTS.device_der,
         now=MOMENT,
-        proven=set(),
+        proven=Proven(),
     )
 
 
 def check_rim(data):
-    Rim.verify(data, root_der=ROOTS.rim_der, now=at(INSIDE), proven=set())
+    Rim.verify(data, root_der=ROOTS.rim_der, now=at(INSIDE), proven=Proven())
 
 
 FLIPS = {
@@ -152,7 +152,7 @@ def test_no_flipped_bit_of_genuine_certificates_is_accepted():
     def check(data):
         evidence = DeviceEvidence(Kind.GPU, "hopper", honest.report, data.decode("latin-1"))
         Device.authenticate(
-            evidence, nonce=None, root_der=ROOTS.device_der, now=MOMENT, proven=set()
+            evidence, nonce=None, root_der=ROOTS.device_der, now=MOMENT, proven=Proven()
         )
 
     check(pem)

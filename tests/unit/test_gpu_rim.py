@@ -5,6 +5,7 @@ import re
 import pytest
 
 from attestation.errors import Malformed, NotAuthentic, Refusal
+from attestation.gpu.chain import Proven
 from attestation.gpu.rim import MAX_RIM, Rim
 from attestation.simulator.nvidia import golden_of
 from tests.gpu_world import NOW, SINGLE, nvidia
@@ -16,7 +17,7 @@ MALFORMED, FORGED = (Malformed, "rim-malformed"), (NotAuthentic, "rim-signature"
 
 
 def read(xml):
-    return Rim.verify(xml, root_der=nvidia().roots.rim_der, now=NOW, proven=set())
+    return Rim.verify(xml, root_der=nvidia().roots.rim_der, now=NOW, proven=Proven())
 
 
 def refused(xml):

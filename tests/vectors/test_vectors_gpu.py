@@ -6,6 +6,7 @@ import json
 import pytest
 
 from attestation.errors import Refusal
+from attestation.gpu.chain import Proven
 from attestation.gpu.der import firmware_id
 from attestation.gpu.evidence import DeviceEvidence
 from attestation.gpu.ocsp import Responses
@@ -29,13 +30,13 @@ RIM_550 = "rim-driver-550"
 
 def authentic(evidence, *, nonce=None, now=INSIDE):
     return Device.authenticate(
-        evidence, nonce=nonce, root_der=ROOTS.device_der, now=at(now), proven=set()
+        evidence, nonce=nonce, root_der=ROOTS.device_der, now=at(now), proven=Proven()
     )
 
 
 def rim(folder, name, now):
     xml = vectors(folder, name).read_bytes()
-    return Rim.verify(xml, root_der=ROOTS.rim_der, now=at(now), proven=set())
+    return Rim.verify(xml, root_der=ROOTS.rim_der, now=at(now), proven=Proven())
 
 
 def code_of(act, *arguments, **options):
