@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 HERE = Path(__file__).parent
-STAMP = "recipe.sha256"
+STAMP = ".recipe"  # hidden: not part of the model
 # What Qwen3's authors advise for thinking mode; greedy decoding is advised against there.
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
