@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attestation.checks import GUEST_FIELDS, register
+from attestation.gpu.claims import GpuClaims
+from attestation.gpu.report import Kind
 from attestation.keyset import Keyset
 from attestation.policy import FILL_IN
 from attestation.tdx.claims import TdReport
@@ -25,10 +27,19 @@ class Draft:
     config: tuple[str, ...] = (FILL_IN,)
     models: tuple[tuple[str, str], ...] = ((FILL_IN, FILL_IN),)
     """Served name and manifest digest."""
+    gpu: tuple[GpuClaims, ...] = ()
+    """The GPUs and switches of the guest; none makes a policy for guests without any."""
 
     @classmethod
     def of(
-        cls, report: TdReport, keyset: Keyset, *, name: str, evaluation: int, root_pem: str | None
+        cls,
+        report: TdReport,
+        keyset: Keyset,
+        *,
+        name: str,
+        evaluation: int,
+        root_pem: str | None,
+        gpu: tuple[GpuClaims, ...] = (),
     ) -> Draft:
         """Return a draft that accepts this guest and the keyset's models and configuration."""
         return cls(
@@ -39,6 +50,7 @@ class Draft:
             keyset=keyset,
             config=(keyset.config,),
             models=tuple((model.name, model.manifest) for model in keyset.models),
+            gpu=gpu,
         )
 
     def to_yaml(self) -> str:
@@ -93,7 +105,25 @@ class Draft:
             f"  config: [{', '.join(map(_text, self.config))}]",
             "  models:",
             *[f"    {_text(name)}: [{', '.join(many)}]" for name, many in models.items()],
-            "gpu: none",
+            *self._gpu(),
+        ]
+
+    def _gpu(self) -> list[str]:
+        if not self.gpu:
+            return ["gpu: none"]
+        gpus = [device for device in self.gpu if device.kind is Kind.GPU]
+        protected = all(device.protected_pcie for device in gpus)
+        return [
+            "gpu:                                 # NVIDIA's devices, all of one guest",
+            f"  gpus: {len(gpus)}",
+            f"  switches: {len(self.gpu) - len(gpus)}",
+            f"  architectures: {_list({device.architecture.value for device in gpus})}",
+            f"  modes: {_list({device.mode.value for device in gpus})}",
+            f"  protected_pcie: {'required' if protected else 'any'}",
+            f"  drivers: {_list({device.driver or '' for device in gpus})}",
+            f"  vbios: {_list({device.vbios for device in self.gpu})}",
+            "  measurements: nvidia",
+            "  ocsp_max_age_days: 7",
         ]
 
     def _keyset(self) -> list[str]:
@@ -110,6 +140,10 @@ class Draft:
             f"  jurisdictions: [{_text(jurisdiction)}]",
             f"  audit_fields: {audit}",
         ]
+
+
+def _list(values: set[str]) -> str:
+    return f"[{', '.join(map(_text, sorted(values)))}]"
 
 
 def _masked(value: str) -> str:

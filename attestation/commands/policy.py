@@ -76,6 +76,7 @@ def _draft(arguments: argparse.Namespace, *, pem: str | None) -> str:
         name=arguments.name or "draft",
         evaluation=claims.tdx.tcb.evaluation,
         root_pem=pem,
+        gpu=claims.gpu,
     )
     return draft.to_yaml()
 

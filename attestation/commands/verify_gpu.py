@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ def device_answer(arguments: argparse.Namespace, policy: Policy | None) -> Answe
 
     Without a policy, what is missing is only listed; under one it is `Undecidable`.
     """
+    if arguments.nonce is None:
+        print("note: no nonce was given; the report may be an old one", file=sys.stderr)
     roots = intel_roots() if policy is None else policy.roots
     if roots.gpu is None:
         raise Undecidable("gpu-unsupported", "the policy names no root for GPUs")

@@ -14,7 +14,7 @@ from attestation.gpu.evidence import GpuEvidence
 from attestation.gpu.report import Kind
 from attestation.policy import Policy, intel_roots
 from attestation.simulator.nvidia import GPU, SWITCHES
-from tests.appraisal_world import NOW, policy_text
+from tests.appraisal_world import KEYSET, NOW, policy_text
 from tests.gpu_world import (
     GPU_POLICY,
     SINGLE,
@@ -197,6 +197,19 @@ def test_a_production_policy_trusts_nvidia_and_a_simulated_one_only_its_own():
     assert production.roots.gpu == intel_roots().gpu
     assert Policy.load(policy_text().encode(), name="bank").roots.gpu is None
     assert gpu_policy().roots.gpu == nvidia().roots
+
+
+@pytest.mark.parametrize("world", [GpuWorld(), single()])
+def test_a_policy_drafted_from_a_guest_accepts_its_gpus(world):
+    from attestation.appraise import appraise
+    from attestation.draft import Draft
+
+    claims = world.claims()
+    draft = Draft.of(
+        claims.tdx.report, KEYSET, name="bank", evaluation=21, root_pem=None, gpu=claims.gpu
+    )
+    policy = Policy.load(draft.to_yaml().encode(), name="draft")
+    assert [check.id for check in appraise(claims, policy, now=NOW).failed] == ["root.simulated"]
 
 
 def test_a_policy_says_in_words_which_gpus_it_accepts():
