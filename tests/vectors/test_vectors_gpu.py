@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from attestation.gpu.verify import (
     require_complete,
     revocation_words,
 )
+from tests import gpu_vectors
 from tests.gpu_vectors import INSIDE, at, baseboard, device
 from tests.shared_data import vectors
 
@@ -58,6 +60,7 @@ def code_of(act, *arguments, **options):
         (FULL, "hopper", 1600000000, "gpu-certificate-time"),
         (FULL, "blackwell", INSIDE, "gpu-role"),
         ("gpu-hopper-invalid-signature", "hopper", INSIDE, "gpu-signature"),
+        ("gpu-hopper-invalid-signature", "hopper", 1600000000, "gpu-certificate-time"),
     ],
 )
 def test_a_genuine_report_has_its_documented_verdict(folder, arch, now, verdict):
@@ -159,6 +162,20 @@ def test_four_gpus_of_a_baseboard_are_distinct_and_alike():
     assert {item.report.mode for item in devices} == {Mode.PROTECTED_PCIE}
     assert all(item.report.protected_pcie for item in devices)
     assert len(devices[0].report.switch_pdis) == 4
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_gpus_of_a_baseboard_are_refused_before_their_certificates_begin(index):
+    listed, nonce = baseboard()
+    assert code_of(authentic, listed[index], nonce=nonce) == "authentic"
+    assert code_of(authentic, listed[index], now=1600000000) == "gpu-certificate-time"
+
+
+def test_every_folder_of_genuine_gpu_evidence_has_a_verdict_here():
+    folders = {path.name for path in vectors().iterdir() if path.name.startswith(("gpu-", "rim-"))}
+    here = Path(__file__).read_text() + Path(gpu_vectors.__file__).read_text()
+    assert folders
+    assert [name for name in sorted(folders) if f'"{name}"' not in here] == []
 
 
 def test_a_genuine_gpu_that_is_counted_twice_is_refused():
