@@ -163,6 +163,8 @@ MESSAGES = MappingProxyType(
         # -- the service
         "overloaded": "All places are taken; try again after the time in Retry-After.",
         "draining": "This replica is shutting down; try again, another will answer.",
+        "context_length_exceeded": "The prompt is longer than the model's context; shorten it.",
+        "max_tokens_exceeded": "Prompt and max_tokens together exceed the model's context.",
         "engine-refused": (
             "The engine did not accept the request: prompt and output together may be longer than "
             "the model's context, or the JSON schema uses a feature it does not support."

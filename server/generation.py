@@ -17,7 +17,7 @@ from attestation.codec import length_prefixed
 from attestation.confidential import Confidential
 from server import exchange
 from server.disconnect import ClientGone, until_gone
-from server.engine.protocol import EngineBroken, EngineStatus
+from server.engine.protocol import EngineBroken, EngineStatus, reason
 from server.errors import BadRequest, EngineFailed, NotFound, Overloaded, Rejected, TimedOut
 from server.exchange import Exchange
 from server.onion import respond
@@ -108,7 +108,7 @@ class _Turn:
         except TimeoutError:
             raise TimedOut("request-timeout") from None
         if found.status != 200:
-            _refuse(found.status)
+            _refuse(found.status, found.body)
         try:
             answer = self._rebuilt(found.body)
         except BadAnswer:
@@ -138,7 +138,7 @@ class _Turn:
             async with asyncio.timeout_at(ends):
                 return self._rebuilt(await anext(frames))
         except EngineStatus as refusal:
-            _refuse(refusal.status)
+            _refuse(refusal.status, refusal.body)
         except TimeoutError:
             raise TimedOut("request-timeout") from None
         except (EngineBroken, BadAnswer, StopAsyncIteration):
@@ -161,10 +161,10 @@ class _Turn:
         return found.json
 
 
-def _refuse(status: int) -> NoReturn:
+def _refuse(status: int, body: Confidential[bytes]) -> NoReturn:
     # the engine's own words are never passed on: they can quote the prompt or the schema
     if status in {400, 413, 422}:
-        raise BadRequest("engine-refused")
+        raise BadRequest(reason(body) or "engine-refused")
     if status in {429, 503}:
         raise Overloaded("engine-busy", retry_after=2)
     raise EngineFailed("engine-failed")

@@ -82,7 +82,7 @@ class EchoEngine:
     ) -> AsyncGenerator[Confidential[bytes], None]:
         request = self._seen(body)
         if self.status != 200:
-            raise EngineStatus(self.status)
+            raise EngineStatus(self.status, Confidential(b'{"error":"CANARY engine words"}'))
         self.open += 1
         finished = False
         try:

@@ -58,6 +58,8 @@ class Running:
             self.process.kill()
         self.process.wait()
         self.reader.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @contextlib.contextmanager

@@ -55,14 +55,7 @@ class EngineClient:
     async def call(self, path: str, body: Confidential[bytes]) -> EngineAnswer:
         """POST `body` to `path` and return the whole answer, whatever its status."""
         async with _broken_from_anything(), self._post(path, body) as response:
-            parts = []
-            size = 0
-            async for part in response.content.iter_any():
-                size += len(part)
-                if size > MAX_ANSWER:
-                    raise EngineBroken
-                parts.append(part)
-            return EngineAnswer(response.status, Confidential(b"".join(parts)))
+            return EngineAnswer(response.status, await _whole(response))
 
     async def stream(
         self, path: str, body: Confidential[bytes]
@@ -70,7 +63,7 @@ class EngineClient:
         """POST `body` to `path` and yield the payload of each event until `[DONE]`."""
         async with _broken_from_anything(), self._post(path, body) as response:
             if response.status != 200:
-                raise EngineStatus(response.status)
+                raise EngineStatus(response.status, await _whole(response))
             events = Events()
             async for part in response.content.iter_any():
                 for event in events.feed(part):
@@ -112,3 +105,14 @@ async def _broken_from_anything() -> AsyncIterator[None]:
         yield
     except _FAILURES:
         raise EngineBroken from None  # the cause may quote the answer
+
+
+async def _whole(response: aiohttp.ClientResponse) -> Confidential[bytes]:
+    parts = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > MAX_ANSWER:
+            raise EngineBroken
+        parts.append(part)
+    return Confidential(b"".join(parts))

@@ -19,6 +19,7 @@ GUARD = "tacit_vllm.guard.Guard"
 SHUTDOWN_SECONDS = 30
 """How long the engine finishes streams after SIGTERM; with 0 an open stream would never end."""
 
+_STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 _LONGEST_SOCKET_PATH = 107
 _HASH_SEEDS = 2**32
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -228,6 +229,8 @@ def argv(spec: EngineSpec) -> tuple[str, ...]:
         *("--generation-config", "vllm"),
         *("--override-generation-config", _json(dict(defaults(thinking=spec.reasoning)))),
         *_parsers(spec),
+        # compact: a small model can pad valid JSON with white space until its tokens run out
+        *("--structured-outputs-config", _json(_STRUCTURED)),
         "--disable-uvicorn-access-log",
         *("--uvicorn-log-level", "warning"),
         "--disable-fastapi-docs",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
 from attestation.confidential import Confidential
 
+REASONS = frozenset({"context_length_exceeded", "max_tokens_exceeded"})
+"""Codes by which the guard inside the engine says why a request was refused."""
+
 
 class EngineStatus(Exception):
     """The engine answered a stream request with an HTTP status other than 200."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, body: Confidential[bytes]) -> None:
         super().__init__(f"engine answered {status}")
         self.status = status
+        self.body = body
 
 
 class EngineBroken(Exception):
@@ -46,3 +51,12 @@ class Engine(Protocol):
         generation.
         """
         ...
+
+
+def reason(body: Confidential[bytes]) -> str | None:
+    """Return why the engine refused, if its error body names one of `REASONS`."""
+    try:
+        code = json.loads(body.reveal())["error"]["code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return code if isinstance(code, str) and code in REASONS else None

@@ -9,7 +9,7 @@ import pytest
 from attestation.confidential import Confidential
 from server.engine import client as module
 from server.engine.client import EngineClient
-from server.engine.protocol import EngineBroken, EngineStatus
+from server.engine.protocol import EngineBroken, EngineStatus, reason
 
 BODY = Confidential(b'{"prompt":"CANARY"}')
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -202,3 +202,18 @@ async def test_the_time_limit_of_the_caller_is_not_taken_for_a_broken_engine(wir
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await client.call("/v1/x", BODY)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"error":{"code":"context_length_exceeded"}}', "context_length_exceeded"),
+        (b'{"error":{"code":"CANARY"}}', None),
+        (b'{"error":{"code":["context_length_exceeded"]}}', None),
+        (b'{"error":"context_length_exceeded"}', None),
+        (b"context_length_exceeded", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_only_a_known_reason_of_the_engine_is_passed_on(body, expected):
+    assert reason(Confidential(body)) == expected

@@ -54,6 +54,7 @@ GOLDEN_ARGV = [
     "--generation-config vllm",
     '--override-generation-config {"min_p":0.0,"temperature":0.6,"top_k":20,"top_p":0.95}',
     "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3",
+    '--structured-outputs-config {"backend":"xgrammar","disable_any_whitespace":true}',
     "--disable-uvicorn-access-log",
     "--uvicorn-log-level warning",
     "--disable-fastapi-docs",
