@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
-from scripts.chain.processes import PYTHON, TACIT, run
+from attestation.simulator.__main__ import main as simulator
+from scripts.chain.processes import TACIT, call, run, show
+from server.cli import main as tacit
 
 MODEL = "qwen3-demo"
 MODEL_KEY = "tacit/demo/qwen3-demo"
@@ -56,11 +58,10 @@ class Installation:
         self._api_key()
         self._seal(checkpoint)
         self.write_policy()
-        run([TACIT, "broker", self.broker_config, "--check", "--json"])
 
     def _trust_root(self) -> None:
         action = "collateral" if (self.tdx / "root.pem").exists() else "new"
-        run([PYTHON, "-m", "attestation.simulator", action, self.tdx])
+        call(simulator, [action, self.tdx])
 
     def _broker(self, port: int) -> None:
         names = {
@@ -85,7 +86,7 @@ class Installation:
         }
         self.broker_config.parent.mkdir(exist_ok=True, mode=0o700)
         self.broker_config.write_text(yaml.safe_dump(document, sort_keys=False))
-        run([TACIT, "broker", self.broker_config, "--init"])
+        call(tacit, ["broker", self.broker_config, "--init"])
 
     def _api_key(self) -> None:
         if self.api_key.exists():
@@ -95,29 +96,10 @@ class Installation:
         keys.unlink(missing_ok=True)
         kept.touch(mode=0o600)
         kept.write_bytes(pepper)
-        wrap = [
-            TACIT,
-            "wrap",
-            PEPPER,
-            "--key",
-            f"file:{broker}/kek",
-            "--out",
-            broker / "pepper.json",
-        ]
-        run(wrap, stdin=pepper)
-        new = [
-            TACIT,
-            "apikey",
-            "new",
-            "--tenant",
-            TENANT,
-            "--pepper",
-            kept,
-            "--keys",
-            keys,
-            "--json",
-        ]
-        made: dict[str, Any] = json.loads(run(new))
+        words = ["--key", f"file:{broker}/kek", "--out", broker / "pepper.json"]
+        run([TACIT, "wrap", PEPPER, *words], stdin=pepper)
+        words = ["--tenant", TENANT, "--pepper", kept, "--keys", keys, "--json"]
+        made: dict[str, Any] = json.loads(call(tacit, ["apikey", "new", *words]))
         self.api_key.touch(mode=0o600)
         self.api_key.write_text(made["key"])
 
@@ -130,21 +112,21 @@ class Installation:
         if not (stamp.exists() and stamp.read_text() == state):
             if not signer.exists():
                 signer.parent.mkdir(exist_ok=True, mode=0o700)
-                run([TACIT, "keygen", signer])
+                call(tacit, ["keygen", signer])
             shutil.rmtree(self.sealed, ignore_errors=True)
             wrapped.unlink(missing_ok=True)
             self.sealed.parent.mkdir(exist_ok=True, mode=0o700)
             key = f"file:{self.broker_config.parent}/kek"
             words = ["--key", key, "--resource", MODEL_KEY, "--sign", signer, "--name", MODEL]
-            run([TACIT, "seal", checkpoint, self.sealed, *words])
+            show([TACIT, "seal", checkpoint, self.sealed, *words])
             stamp.write_text(state)
 
     def write_policy(self) -> None:
         """Write the policy that accepts what this installation measures, and nothing else."""
-        measured: dict[str, Any] = json.loads(run([TACIT, "measure", self.config, "--json"]))
+        measured: dict[str, Any] = json.loads(call(tacit, ["measure", self.config, "--json"]))
         words = ["--config", measured["config"]]
         words += [w for m in measured["models"].items() for w in ("--model", "=".join(m))]
-        text = run([PYTHON, "-m", "attestation.simulator", "policy", self.tdx, *words])
+        text = call(simulator, ["policy", self.tdx, *words])
         self.policy.write_text(text)
 
 

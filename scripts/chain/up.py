@@ -6,10 +6,12 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from openai import OpenAI
+from openai.types.chat import ChatCompletionChunk
 
 from attestation.client import attested_client
 from attestation.errors import ConfigError, Refusal
@@ -117,15 +119,26 @@ def _chat(url: str, installation: Installation) -> None:
             model=MODEL, messages=[{"role": "user", "content": QUESTION}], stream=True
         ) as stream,
     ):
-        print(f"you:    {QUESTION}\n{MODEL}: ", end="", flush=True)
-        answered = False
-        for chunk in stream:
-            text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-            print(text, end="", flush=True)
-            answered = answered or bool(text.strip())
-    print()
-    if not answered:
+        print(f"  you        {QUESTION}")
+        answer = _stream(stream)
+    if not answer:
         raise Failed("the chat had no answer")
+
+
+def _stream(stream: Iterable[ChatCompletionChunk]) -> str:
+    """Show thinking and answer as they arrive, each under its own name; return the answer."""
+    shown = {"thinks": "", "answers": ""}
+    for chunk in stream:
+        for choice in chunk.choices:
+            thought = getattr(choice.delta, "reasoning_content", None) or ""
+            for name, text in (("thinks", thought), ("answers", choice.delta.content or "")):
+                new = text if shown[name] else text.lstrip()
+                if new and not shown[name]:
+                    print(f"{'' if not any(shown.values()) else chr(10)}  {name:10} ", end="")
+                print(new, end="", flush=True)
+                shown[name] += new
+    print()
+    return shown["answers"].strip()
 
 
 def _step(number: int, what: str) -> None:

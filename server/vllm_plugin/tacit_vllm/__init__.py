@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tacit_vllm import hardening, quiet
+from tacit_vllm.models import register_models
 
 
 def register() -> None:
@@ -16,3 +17,4 @@ def register() -> None:
     from tacit_vllm.loader import register_sealed  # noqa: PLC0415 - torch, once logs are quiet
 
     register_sealed()
+    register_models()
