@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime as dt
 import threading
 from dataclasses import dataclass, field
@@ -36,6 +37,14 @@ MODEL_KEY = "tacit/demo/qwen3"
 SECRET = "tacit/demo/pepper"
 DEK = bytes(range(32))
 PEPPER = b"pepper-" * 8
+RULES = {
+    "tenant": "acme",
+    "not_before": "any",
+    "not_after": "never",
+    "submods": ["cpu0"],
+    "releases": {"most": 100_000, "hours": 1},
+    "approvals": 0,
+}
 
 
 def measured_guest(intel, *, config=CONFIG, manifest=MANIFEST, **options):
@@ -128,6 +137,13 @@ class World:
         )
         self.path("model.json").write_bytes(document.model_dump_json().encode())
 
+    def write_rules(self, **changes) -> None:
+        """Serve the model key under these rules, and nothing else."""
+        document = yaml.safe_load(self.path("broker.yaml").read_text())
+        document["resources"] = document["resources"][:1]
+        document["resources"][0]["rules"] = RULES | changes
+        self.path("broker.yaml").write_text(yaml.safe_dump(document))
+
     def write_config(self, **changes) -> Path:
         document = {
             "version": 1,
@@ -145,12 +161,14 @@ class World:
                     "kind": "model-key",
                     "wrapped_key": "model.json",
                     "policy": "resource.yaml",
+                    "rules": copy.deepcopy(RULES),
                 },
                 {
                     "resource": SECRET,
                     "kind": "secret",
                     "wrapped_key": "pepper.json",
                     "policy": "resource.yaml",
+                    "rules": copy.deepcopy(RULES),
                 },
             ],
             "limits": {"sessions": 16, "session_seconds": 300},

@@ -6,11 +6,9 @@ import logging
 import secrets
 import socket
 import ssl
-import traceback
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -20,24 +18,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from attestation.broker.adminserver import AdminServer
+from attestation.broker.http import answered, in_thread, no_route, read
 from attestation.broker.kek import Kek
+from attestation.broker.ledger import Ledger
+from attestation.broker.native import MAX_CHALLENGE
 from attestation.broker.protocol import (
-    ERROR_TYPE,
     MAX_ATTEST,
     MAX_AUTH,
-    ErrorInformation,
 )
+from attestation.broker.rate import TokenBuckets, source
 from attestation.broker.release import Resource, unwrap
 from attestation.broker.releaselog import Entry
+from attestation.broker.rules import document_digest, key_digest
 from attestation.broker.service import Clock, KeyBroker, Limits
 from attestation.broker.settings import BrokerSettings
 from attestation.broker.store import Store
-from attestation.codec import canonical_json
 from attestation.endorse import FileEndorser
-from attestation.errors import ConfigError, Malformed, Refusal, Undecidable
-from attestation.types import Digest
-
-T = TypeVar("T")
+from attestation.errors import ConfigError, Malformed, Undecidable
 
 COOKIE = "kbs-session-id"
 MAX_CONNECTIONS = 256
@@ -46,9 +44,6 @@ BODY_SECONDS = 20
 """How long a body may take to arrive."""
 
 log = logging.getLogger("tacit.broker")
-
-_STATUS = {"resource-unknown": 404, "resource-path": 404, "too-large": 413}
-"""Codes whose HTTP status is not that of their kind; KBS clients know 404 and stop at it."""
 
 
 def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
@@ -61,14 +56,21 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
     kek = settings.kek()
     resources = settings.resources()
     _prove(kek, resources)
+    store = Store.open(settings.store_url)
     return KeyBroker(
-        store=Store.open(settings.store_url),
+        store=store,
+        ledger=Ledger(store.database),
         policy=settings.policy(),
         resources=resources,
         endorser=FileEndorser(settings.path(file.endorsements)),
         kek=kek,
         token_key=settings.token_key(),
-        limits=Limits(file.limits.sessions, timedelta(seconds=file.limits.session_seconds)),
+        limits=Limits(
+            sessions=file.limits.sessions,
+            session_time=timedelta(seconds=file.limits.session_seconds),
+            per_minute=file.limits.per_minute,
+            burst=file.limits.burst,
+        ),
         clock=clock,
         entropy=secrets.token_bytes,
     )
@@ -88,16 +90,18 @@ def _prove(kek: Kek, resources: Mapping[str, Resource]) -> None:
 
 def create_broker(broker: KeyBroker) -> Starlette:
     """Return the ASGI application; serve it over TLS only, the cookie is `Secure`."""
-    routes = Routes(broker)
+    routes = Routes(broker, TokenBuckets(broker.limits.per_minute, broker.limits.burst))
     return Starlette(
         routes=[
             Route("/kbs/v0/auth", routes.auth, methods=["POST"]),
             Route("/kbs/v0/attest", routes.attest, methods=["POST"]),
             Route("/kbs/v0/resource/{path:path}", routes.resource, methods=["GET"]),
+            Route("/v1/keys/challenge", routes.native_challenge, methods=["POST"]),
+            Route("/v1/keys/release", routes.native_release, methods=["POST"]),
             Route("/.well-known/jwks.json", routes.jwks, methods=["GET"]),
             Route("/healthz", routes.health, methods=["GET"]),
         ],
-        exception_handlers={404: _no_route, 405: _no_route},
+        exception_handlers={404: no_route, 405: no_route},
     )
 
 
@@ -137,6 +141,11 @@ class BrokerServer(uvicorn.Server):
         super().__init__(config)
         self._broker = broker
         self._ready = ready
+        self._admin: AdminServer | None = None
+        self.admin_port: int | None = None
+        """Port of the admin listener, once there is one."""
+        if file.admin is not None:
+            self._admin = AdminServer(broker, settings, file.admin)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until SIGTERM; an address that cannot be had is a `ConfigError`."""
@@ -147,8 +156,17 @@ class BrokerServer(uvicorn.Server):
         for path in self._broker.resources:
             _adopt(self._broker, path)
         await super().startup(sockets)
+        if self.started and self._admin is not None:
+            config = self._admin.config
+            self.admin_port = await self._admin.listen(_listen(config.host, config.port))
         if self.started:
             self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop both listeners; requests that are being answered are finished."""
+        if self._admin is not None:
+            await self._admin.shutdown()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -160,17 +178,21 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class Routes:
-    """One method per route: read, ask the broker in a thread, answer."""
+    """One method per route: read, ask the broker in a thread, answer.
 
-    def __init__(self, broker: KeyBroker) -> None:
+    Whoever has no session yet is held to a rate, before a body is read.
+    """
+
+    def __init__(self, broker: KeyBroker, rate: TokenBuckets) -> None:
         self._broker = broker
+        self._rate = rate
 
     async def auth(self, request: Request) -> Response:
         """`POST /kbs/v0/auth`."""
 
         async def answer() -> Response:
             body = await self._body(request, limit=MAX_AUTH)
-            session, challenge = await _in_thread(lambda: self._broker.challenge(body))
+            session, challenge = await in_thread(lambda: self._broker.challenge(body))
             response = Response(challenge, media_type="application/json")
             response.set_cookie(
                 COOKIE,
@@ -183,7 +205,7 @@ class Routes:
             )
             return response
 
-        return await _answered(answer)
+        return await answered(answer)
 
     async def attest(self, request: Request) -> Response:
         """`POST /kbs/v0/attest`."""
@@ -191,10 +213,10 @@ class Routes:
         async def answer() -> Response:
             session = request.cookies.get(COOKIE)
             body = await self._body(request, limit=MAX_ATTEST)
-            token = await _in_thread(lambda: self._broker.attest(session, body))
+            token = await in_thread(lambda: self._broker.attest(session, body))
             return Response(token, media_type="application/json")
 
-        return await _answered(answer)
+        return await answered(answer)
 
     async def resource(self, request: Request) -> Response:
         """`GET /kbs/v0/resource/{repo}/{type}/{tag}`."""
@@ -202,10 +224,30 @@ class Routes:
         async def answer() -> Response:
             session = request.cookies.get(COOKIE)
             path = request.path_params["path"]
-            sealed = await _in_thread(lambda: self._broker.resource(session, path))
+            sealed = await in_thread(lambda: self._broker.resource(session, path))
             return Response(sealed, media_type="application/json")
 
-        return await _answered(answer)
+        return await answered(answer)
+
+    async def native_challenge(self, request: Request) -> Response:
+        """`POST /v1/keys/challenge`."""
+
+        async def answer() -> Response:
+            body = await self._body(request, limit=MAX_CHALLENGE)
+            challenge = await in_thread(lambda: self._broker.native_challenge(body))
+            return Response(challenge, media_type="application/json")
+
+        return await answered(answer)
+
+    async def native_release(self, request: Request) -> Response:
+        """`POST /v1/keys/release`."""
+
+        async def answer() -> Response:
+            body = await self._body(request, limit=MAX_ATTEST)
+            sealed = await in_thread(lambda: self._broker.native_release(body))
+            return Response(sealed, media_type="application/json")
+
+        return await answered(answer)
 
     async def jwks(self, _request: Request) -> Response:
         """The key attestation results are signed with."""
@@ -216,9 +258,11 @@ class Routes:
         return Response(b'{"status":"ok"}', media_type="application/json")
 
     async def _body(self, request: Request, *, limit: int) -> bytes:
+        host = "unknown" if request.client is None else request.client.host
+        self._rate.take(source(host), now=time.monotonic())
         try:
             with anyio.fail_after(BODY_SECONDS):
-                return await _read(request, limit=limit)
+                return await read(request, limit=limit)
         except TimeoutError:
             refusal = Malformed("body-incomplete", f"no body within {BODY_SECONDS} seconds")
         except ClientDisconnect:
@@ -226,65 +270,29 @@ class Routes:
         except Malformed as large:
             refusal = large
         act = request.url.path.rsplit("/", 1)[-1]
-        await _in_thread(lambda: self._broker.reject(act, refusal))
+        await in_thread(lambda: self._broker.reject(act, refusal))
         raise refusal
 
 
-async def _read(request: Request, *, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise Malformed("too-large", f"a body over {limit} bytes")
-    return bytes(body)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(work)
-
-
-async def _answered(answer: Callable[[], Awaitable[Response]]) -> Response:
-    try:
-        return await answer()
-    except Refusal as refusal:
-        status = _STATUS.get(refusal.code, refusal.http_status)
-        log.warning("refused", extra={"code": refusal.code, "status": status})
-        return error_response(status, kind=type(refusal).__name__, code=refusal.code)
-    except Exception as error:  # noqa: BLE001 - the one place that may; the text could quote input
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        log.error("bug", extra={"error": type(error).__name__, "place": place})  # noqa: TRY400
-        return error_response(500, kind="Internal", code="broker-bug")
-
-
-def error_response(status: int, *, kind: str, code: str) -> Response:
-    """Return KBS's `ErrorInformation`; its detail is our code and nothing of the request."""
-    body = ErrorInformation(type=ERROR_TYPE + kind, detail=code)
-    response = Response(body.model_dump_json(), status, media_type="application/json")
-    if status == 503:
-        response.headers["retry-after"] = "5"
-    return response
-
-
-def _no_route(_request: Request, _error: Exception) -> Response:
-    return error_response(404, kind="InvalidRequestPath", code="route-unknown")
-
-
 def _adopt(broker: KeyBroker, path: str) -> None:
-    wrapped = broker.resources[path].wrapped
+    wrapped = broker.find(path).wrapped
     version = getattr(wrapped, "minimum_version", 1)
+    resource = broker.resources[path]
     facts = {
         "at": broker.clock().isoformat(timespec="microseconds"),
         "event": "imported",
         "code": "ok",
         "session": None,
         "resource": path,
-        "policy": str(broker.resources[path].policy.digest),
+        "policy": str(resource.policy.digest),
         "evidence": None,
         "manifest": getattr(wrapped, "manifest", None),
         "minimum_version": version,
         "simulated": None,
+        "tenant": resource.rules.tenant,
+        "rules": str(resource.rules.digest),
+        "key": str(key_digest(wrapped)),
     }
-    document = Digest.sha256(canonical_json(wrapped.model_dump(mode="json")))
+    document = document_digest(wrapped)
     entry = Entry.model_validate(facts)
     broker.store.adopt(path, document=document, minimum_version=version, entry=entry)

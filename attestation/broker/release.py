@@ -12,6 +12,7 @@ from attestation.binding import KbsBinding
 from attestation.broker.kek import Kek
 from attestation.broker.keyfile import WrappedKey, WrappedResource
 from attestation.broker.protocol import EcKey, RsaKey, TeePubKey
+from attestation.broker.rules import KeyRules
 from attestation.checks import RUNTIME_DOMAIN
 from attestation.codec import b64, canonical_json, unb64
 from attestation.confidential import Confidential
@@ -30,6 +31,7 @@ class Resource:
     wrapped: WrappedResource
     policy: Policy
     """Its own, not the broker's default: the verifier runs again with it at every release."""
+    rules: KeyRules
 
 
 def release(

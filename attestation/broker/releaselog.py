@@ -24,7 +24,7 @@ class Entry(Document):
 
     at: Short
     """RFC 3339, UTC."""
-    event: Literal["imported", "attested", "refused", "released"]
+    event: Literal["imported", "attested", "refused", "asked", "released", "admin"]
     code: Short
     """`ok`, or the code of the refusal."""
     session: DigestText | None
@@ -36,6 +36,21 @@ class Entry(Document):
     manifest: DigestText | None
     minimum_version: Annotated[int, Field(ge=1)] | None
     simulated: bool | None
+    tenant: Short | None = None
+    rules: DigestText | None = None
+    """Digest of the key's rules; with `policy`, everything the release was decided by."""
+    key: DigestText | None = None
+    """Names one version of a key, whichever KEK wraps it."""
+    guest: DigestText | None = None
+    """What a guest is counted and approved by."""
+    recipient: DigestText | None = None
+    """SHA-256 of the public key that was sealed to."""
+    actor: Short | None = None
+    """Who acted on the admin listener."""
+    act: Short | None = None
+    """What they did, such as `keys.revoke`."""
+    request: Short | None = None
+    """A request for approval, by the name people approve it by."""
 
     def canonical(self) -> bytes:
         """Return the RFC 8785 bytes that are hashed and stored."""

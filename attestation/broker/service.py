@@ -6,22 +6,37 @@ import hmac
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
 
 from attestation.appraise import Affirmed, AttestationResult
 from attestation.broker.ear import TokenKey, ear_claims
 from attestation.broker.jwe import new_ephemeral, seal_jwe
 from attestation.broker.kek import Kek
-from attestation.broker.keyfile import WrappedKey
+from attestation.broker.keyfile import WrappedKey, WrappedResource, parse_wrapped
+from attestation.broker.ledger import Ledger
+from attestation.broker.native import (
+    MAX_CHALLENGE,
+    ChallengeRequest,
+    NativeChallenge,
+    ReleaseAnswer,
+    ReleaseRequest,
+    Statement,
+    recipient_digest,
+    seal_to,
+)
 from attestation.broker.protocol import Attestation, Request, resource_path
 from attestation.broker.release import Resource, recipient, release
-from attestation.broker.releaselog import Entry
-from attestation.broker.store import Attested, Challenged, Store
-from attestation.codec import b64
+from attestation.broker.releaselog import Entry, Head
+from attestation.broker.rules import Ask, ask, key_digest
+from attestation.broker.store import Challenged, Store
+from attestation.codec import b64, canonical_json, parse_document
 from attestation.confidential import Confidential
 from attestation.endorse import Endorser
-from attestation.errors import NotAffirmed, NotAuthentic, Refusal
+from attestation.errors import NotAffirmed, NotAuthentic, Refusal, Undecidable
+from attestation.evidence import Evidence
 from attestation.policy import Policy
 from attestation.types import Digest
 from attestation.verifier import Verifier
@@ -37,6 +52,10 @@ class Limits:
 
     sessions: int
     session_time: timedelta
+    per_minute: int
+    """Requests of one source that has no session yet, each minute."""
+    burst: int
+    """How many of them may come at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,7 @@ class KeyBroker:
     """
 
     store: Store
+    ledger: Ledger
     policy: Policy
     """The default policy: who gets a session and a token at all."""
     resources: Mapping[str, Resource]
@@ -86,7 +106,7 @@ class KeyBroker:
         token = self.token_key.sign(
             ear_claims(affirmed, attestation, policy=self.policy.digest, now=now)
         )
-        entry = self._entry("attested", session=session.id, result=result)
+        entry = self._entry("attested", self._facts(session.id, result))
         self.store.attest(session.id, attestation=body, entry=entry)
         return json.dumps({"token": token}).encode()
 
@@ -99,80 +119,162 @@ class KeyBroker:
         with self._counted("resource"):
             name = resource_path(path)
             session = self.store.attested(_known(session_id), now=self.clock())
-            resource = self.resources.get(name)
-            if resource is None:
-                raise NotAffirmed("resource-unknown", "there is no such resource")
+            resource = self.find(name)
             attestation = Attestation.parse(session.attestation)
             result = self._verify(attestation, resource.policy, nonce=session.nonce)
         with self._logged(session.id, result, path=name):
             affirmed = result.affirmed(self.clock())
-            sealed = self._seal(resource, affirmed)
-        self._record_release(session, result, resource)
+            to = recipient(affirmed)
+            facts = self._facts(session.id, result, resource)
+            facts["recipient"] = str(Digest.sha256(canonical_json(to.model_dump())))
+            asked, payload = self._opened(resource, affirmed, facts)
+            sealed = seal_jwe(
+                payload,
+                to,
+                ephemeral=new_ephemeral(to),
+                cek=Confidential(self.entropy(32)),
+                iv=self.entropy(12),
+            )
+            self._released(asked, facts)
         return sealed
+
+    def native_challenge(self, body: bytes) -> bytes:
+        """Answer `POST /v1/keys/challenge`: a nonce for one release."""
+        with self._counted("native-challenge"):
+            parse_document(ChallengeRequest, body, limit=MAX_CHALLENGE)
+            now = self.clock()
+            nonce, expires = b64(self.entropy(32)), now + self.limits.session_time
+            session = Challenged(_native_session(nonce), nonce, expires)
+            self.store.challenge(session, now=now, limit=self.limits.sessions)
+        answer = NativeChallenge(version=1, nonce=nonce, expires=expires)
+        return answer.model_dump_json().encode()
+
+    def native_release(self, body: bytes) -> bytes:
+        """Answer `POST /v1/keys/release`: one resource, sealed, with a signed statement.
+
+        The nonce is spent by the attempt; there is no session that could be stolen.
+        """
+        with self._counted("native-release"):
+            request = ReleaseRequest.parse(body)
+            evidence = request.opaque()
+            session = self.store.spend(_native_session(request.nonce), now=self.clock())
+            resource = self.find(request.resource)
+            result = self._appraised(evidence, resource.policy, nonce=session.nonce)
+        with self._logged(session.id, result, path=request.resource):
+            affirmed = result.affirmed(self.clock())
+            facts = self._facts(session.id, result, resource)
+            facts["recipient"] = str(recipient_digest(request.recipient))
+            asked, payload = self._opened(resource, affirmed, facts)
+            sealed = seal_to(request, payload)
+            head = self._released(asked, facts)
+        told = {name: facts.get(name) for name in _STATED}
+        statement = Statement.model_validate(
+            {
+                "iss": "tacit-broker",
+                "iat": int(self.clock().timestamp()),
+                "sealed": str(Digest.sha256(sealed)),
+                "log_index": head.size - 1,
+                "log_head": str(head.hash),
+                **told,
+            }
+        )
+        token = self.token_key.sign(statement.model_dump(mode="json"))
+        return (
+            ReleaseAnswer(version=1, sealed=b64(sealed), statement=token).model_dump_json().encode()
+        )
+
+    def find(self, path: str) -> Resource:
+        """Return a resource with its newest wrapped key: of the file, or imported since.
+
+        An import replaces the wrapped key alone; policy and rules are always those of the file.
+        """
+        resource = self.resources.get(path)
+        if resource is None:
+            raise NotAffirmed("resource-unknown", "there is no such resource")
+        document = self.ledger.imported(path)
+        if document is None:
+            return resource
+        imported = parse_wrapped(document, name=path)
+        return max(resource, replace(resource, wrapped=imported), key=_age)
+
+    def act_entry(
+        self,
+        actor: str,
+        act: str,
+        *,
+        wrapped: WrappedResource | None = None,
+        request: str | None = None,
+        code: str = "ok",
+    ) -> Entry:
+        """Return the log entry of what a person did on the admin listener."""
+        facts: dict[str, Any] = {"actor": actor, "act": act, "request": request}
+        if wrapped is not None:
+            facts |= {"resource": wrapped.resource, "key": str(key_digest(wrapped))}
+        if isinstance(wrapped, WrappedKey):
+            facts |= {"manifest": wrapped.manifest, "minimum_version": wrapped.minimum_version}
+        return self._entry("admin", facts, code=code)
+
+    def record_act(self, actor: str, act: str, *, code: str = "ok") -> None:
+        """Record an act that changed nothing, or was refused."""
+        self.store.append(self.act_entry(actor, act, code=code))
 
     def reject(self, act: str, refusal: Refusal) -> None:
         """Count a refusal the HTTP layer made before it asked, such as a body over the limit."""
         self.store.tally(act=act, code=refusal.code, now=self.clock())
 
     def _verify(self, attestation: Attestation, policy: Policy, *, nonce: str) -> AttestationResult:
-        evidence = attestation.evidence()
-        result = Verifier(policy).verify(
-            evidence,
-            self.endorser.endorsements(evidence.quote),
-            expected_nonce=nonce,
-            now=self.clock(),
-        )
+        result = self._appraised(attestation.evidence(), policy, nonce=nonce)
         if attestation.init_data is not None:
             expected = attestation.init_data.mr_config_id()
             if not hmac.compare_digest(expected, result.claims.tdx.report.mr_config_id):
                 raise NotAuthentic("init-data-mismatch", "MRCONFIGID is not init-data's digest")
         return result
 
-    def _seal(self, resource: Resource, affirmed: Affirmed) -> bytes:
-        to = recipient(affirmed)
-        payload = release(resource, affirmed, kek=self.kek, now=self.clock())
-        return seal_jwe(
-            payload,
-            to,
-            ephemeral=new_ephemeral(to),
-            cek=Confidential(self.entropy(32)),
-            iv=self.entropy(12),
+    def _appraised(self, evidence: Evidence, policy: Policy, *, nonce: str) -> AttestationResult:
+        endorsements = self.endorser.endorsements(evidence.quote)
+        return Verifier(policy).verify(
+            evidence, endorsements, expected_nonce=nonce, now=self.clock()
         )
 
-    def _record_release(
-        self, session: Attested, result: AttestationResult, resource: Resource
-    ) -> None:
-        entry = self._entry(
-            "released", session=session.id, result=result, path=resource.wrapped.resource
-        )
-        if isinstance(resource.wrapped, WrappedKey):
-            wrapped = resource.wrapped
-            bound = {"manifest": wrapped.manifest, "minimum_version": wrapped.minimum_version}
-            entry = entry.model_copy(update=bound)
-        self.store.append(entry)
+    def _opened(
+        self, resource: Resource, affirmed: Affirmed, facts: dict[str, Any]
+    ) -> tuple[Ask, Confidential[bytes]]:
+        """Ask the rules and the ledger, then open the key; add to `facts` what was decided on."""
+        asked = ask(resource.wrapped, affirmed, rules=resource.rules, now=self.clock())
+        facts |= {"guest": str(asked.guest), "key": str(asked.key)}
+        told = facts | {"request": asked.id}
+        now = self.clock()
+        self.ledger.admit(asked, now=now, entry=self._entry("asked", told))
+        return asked, release(resource, affirmed, kek=self.kek, now=now)
 
-    def _entry(
-        self,
-        event: str,
-        *,
-        session: str,
-        result: AttestationResult,
-        path: str | None = None,
-        code: str = "ok",
-    ) -> Entry:
-        facts = {
-            "at": self.clock().isoformat(timespec="microseconds"),
-            "event": event,
-            "code": code,
+    def _released(self, asked: Ask, facts: dict[str, Any]) -> Head:
+        entry = self._entry("released", facts)
+        return self.ledger.release(asked, now=self.clock(), entry=entry)
+
+    def _facts(
+        self, session: str, result: AttestationResult, resource: Resource | None = None
+    ) -> dict[str, Any]:
+        facts: dict[str, Any] = {
             "session": str(Digest.sha256(session.encode())),
-            "resource": path,
             "policy": str(result.policy_digest),
             "evidence": str(evidence_digest(result)),
-            "manifest": None,
-            "minimum_version": None,
             "simulated": result.claims.simulated,
         }
-        return Entry.model_validate(facts)
+        if resource is not None:
+            wrapped = resource.wrapped
+            facts |= {
+                "resource": wrapped.resource,
+                "tenant": resource.rules.tenant,
+                "rules": str(resource.rules.digest),
+            }
+            if isinstance(wrapped, WrappedKey):
+                facts["manifest"] = wrapped.manifest
+                facts["minimum_version"] = wrapped.minimum_version
+        return facts
+
+    def _entry(self, event: str, facts: dict[str, Any], *, code: str = "ok") -> Entry:
+        at = self.clock().isoformat(timespec="microseconds")
+        return Entry.model_validate({**_UNSAID, **facts, "at": at, "event": event, "code": code})
 
     @contextmanager
     def _counted(self, act: str) -> Iterator[None]:
@@ -188,19 +290,53 @@ class KeyBroker:
     def _logged(
         self, session: str, result: AttestationResult, *, path: str | None = None
     ) -> Iterator[None]:
+        """Log a refusal of authentic evidence; what could not be decided is counted, for the
+        guest asks again and again.
+        """
         try:
             yield
+        except Undecidable as refusal:
+            if refusal.code != "broker-store":
+                self.store.tally(act="resource", code=refusal.code, now=self.clock())
+            raise
         except Refusal as refusal:
-            entry = self._entry(
-                "refused", session=session, result=result, path=path, code=refusal.code
-            )
-            self.store.append(entry)
+            facts = self._facts(session, result) | {"resource": path}
+            self.store.append(self._entry("refused", facts, code=refusal.code))
             raise
 
 
 def evidence_digest(result: AttestationResult) -> Digest:
     """Return a name for the evidence: the digest of REPORT_DATA, which commits to all of it."""
     return Digest.sha256(result.claims.tdx.report.report_data)
+
+
+_UNSAID: Mapping[str, Any] = MappingProxyType(
+    dict.fromkeys(
+        ("session", "resource", "policy", "evidence", "manifest", "minimum_version", "simulated")
+    )
+)
+_STATED = (
+    "resource",
+    "key",
+    "manifest",
+    "minimum_version",
+    "tenant",
+    "policy",
+    "rules",
+    "evidence",
+    "guest",
+    "recipient",
+    "simulated",
+)
+"""What the statement repeats of the log entry."""
+
+
+def _age(resource: Resource) -> tuple[int, datetime]:
+    return getattr(resource.wrapped, "minimum_version", 1), resource.wrapped.created
+
+
+def _native_session(nonce: str) -> str:
+    return Digest.sha256(b"tacit/v1/native-session" + nonce.encode()).value.hex()
 
 
 def _known(session_id: str | None) -> str:

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from attestation.broker.admin import Login
 from attestation.broker.database import postgresql_url, sqlite_url
 from attestation.broker.ear import TokenKey
 from attestation.broker.kek import Kek, open_kek
 from attestation.broker.keyfile import ResourcePath, WrappedResource, parse_wrapped
 from attestation.broker.release import Resource
+from attestation.broker.rules import SIMULATED, KeyRules
 from attestation.codec import Document, parse_yaml
 from attestation.errors import ConfigError
 from attestation.policy import Policy
@@ -42,13 +44,25 @@ class ResourceFile(Document):
     kind: Literal["model-key", "secret"]
     wrapped_key: FilePath
     policy: FilePath
+    rules: KeyRules | None = None
+    """Required in profile production; in a simulated one `rules.SIMULATED` stands in."""
 
 
 class LimitSettings(Document):
-    """Bounds on sessions."""
+    """Bounds on sessions, and on the requests of one address."""
 
     sessions: Annotated[int, Field(ge=16, le=65_536)]
     session_seconds: Annotated[int, Field(ge=5, le=3600)]
+    per_minute: Annotated[int, Field(ge=1, le=100_000)] = 600
+    burst: Annotated[int, Field(ge=1, le=100_000)] = 1000
+
+
+class AdminFile(Document):
+    """The admin listener; there is none unless the file has one, and no login by default."""
+
+    listen: Listen
+    tls: Tls
+    login: Login
 
 
 class BrokerFile(Document):
@@ -68,11 +82,14 @@ class BrokerFile(Document):
     policy: FilePath
     resources: Annotated[tuple[ResourceFile, ...], Field(min_length=1)]
     limits: LimitSettings
+    admin: AdminFile | None = None
 
     @model_validator(mode="after")
     def _production_is_real(self) -> BrokerFile:
         if self.profile == "production" and self.kek.startswith("file:"):
             raise ValueError("profile production keeps its KEK in a KMS or an HSM, not in a file")
+        if self.profile == "production" and not all(item.rules for item in self.resources):
+            raise ValueError("profile production needs rules for every resource")
         names = [item.resource for item in self.resources]
         if len(set(names)) != len(names):
             raise ValueError("a resource is listed twice")
@@ -89,7 +106,7 @@ class BrokerSettings:
     @classmethod
     def load(cls, path: Path) -> BrokerSettings:
         """Read and parse `path`, or raise `ConfigError`."""
-        file = parse_yaml(BrokerFile, _read(path), name=path.name)
+        file = parse_yaml(BrokerFile, read_file(path), name=path.name)
         return cls(file, path.resolve().parent)
 
     def path(self, text: str) -> Path:
@@ -112,7 +129,7 @@ class BrokerSettings:
 
     def token_key(self) -> TokenKey:
         """Load the key that signs attestation results."""
-        return TokenKey.load(_read(self.path(self.file.token_key)), name=self.file.token_key)
+        return TokenKey.load(read_file(self.path(self.file.token_key)), name=self.file.token_key)
 
     def policy(self) -> Policy:
         """Load the default policy."""
@@ -124,16 +141,16 @@ class BrokerSettings:
 
     def _resource(self, item: ResourceFile) -> Resource:
         wrapped: WrappedResource = parse_wrapped(
-            _read(self.path(item.wrapped_key)), name=item.wrapped_key
+            read_file(self.path(item.wrapped_key)), name=item.wrapped_key
         )
         if (wrapped.resource, wrapped.kind) != (item.resource, item.kind):
             raise ConfigError(
                 "wrapped-key", f"{item.wrapped_key} holds {wrapped.kind} {wrapped.resource}"
             )
-        return Resource(wrapped, self._policy(item.policy))
+        return Resource(wrapped, self._policy(item.policy), item.rules or SIMULATED)
 
     def _policy(self, name: str) -> Policy:
-        policy = Policy.load(_read(self.path(name)), name=name)
+        policy = Policy.load(read_file(self.path(name)), name=name)
         if policy.profile != self.file.profile:
             raise ConfigError(
                 "config-invalid", f"a {self.file.profile} broker with {policy.profile} {name}"
@@ -141,7 +158,8 @@ class BrokerSettings:
         return policy
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Read a file of at most 1 MiB that the settings name, or raise `ConfigError`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(_MAX_FILE + 1)

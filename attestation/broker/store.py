@@ -58,6 +58,11 @@ class Store:
         """Open a store to read it; one that does not exist is not made and is no empty log."""
         return cls(Database.existing(url))
 
+    @property
+    def database(self) -> Database:
+        """The database, for what else is decided in it."""
+        return self._database
+
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
@@ -110,7 +115,7 @@ class Store:
             attested = _of(session_id).where(tables.sessions.c.state == "spent")
             if db.execute(attested.values(state="attested", attestation=attestation)).rowcount != 1:
                 raise NotAuthentic("session-unknown", "the session ended while it was attested")
-            _append(db, entry)
+            append_entry(db, entry)
 
     def attested(self, session_id: str, *, now: datetime) -> Attested:
         """Return a live attested session, and count the request it makes."""
@@ -126,7 +131,7 @@ class Store:
     def append(self, entry: Entry) -> Head:
         """Append one entry to the release log; it is on disk when this returns."""
         with self._database.transaction() as db:
-            return _append(db, entry)
+            return append_entry(db, entry)
 
     def tally(self, *, act: str, code: str, now: datetime) -> None:
         """Count a refusal of somebody unauthenticated: one row a day and code, however many."""
@@ -146,11 +151,19 @@ class Store:
         with self._database.transaction(writes=False) as db:
             return db.scalar(sa.select(sa.func.count()).select_from(tables.sessions)) or 0
 
-    def releases(self) -> Iterator[Link]:
-        """Yield the release log from its start, without stopping the broker that writes it."""
+    def states(self) -> dict[str, int]:
+        """Return how many sessions are kept in each state."""
+        state, count = tables.sessions.c.state, sa.func.count()
         with self._database.transaction(writes=False) as db:
-            everything = sa.select(tables.releases).order_by(tables.releases.c.place)
-            for row in db.execution_options(yield_per=500).execute(everything):
+            rows = db.execute(sa.select(state, count).group_by(state).order_by(state)).all()
+            return {str(name): int(number) for name, number in rows}
+
+    def releases(self, *, since: int = 0) -> Iterator[Link]:
+        """Yield the release log from an index on, without stopping the broker that writes it."""
+        with self._database.transaction(writes=False) as db:
+            place = tables.releases.c.place
+            wanted = sa.select(tables.releases).where(place >= since).order_by(place)
+            for row in db.execution_options(yield_per=500).execute(wanted):
                 previous, digest = Digest("sha256", row.previous), Digest("sha256", row.hash)
                 yield Link(row.place, previous, row.entry, digest)
 
@@ -176,7 +189,7 @@ class Store:
                     .where(tables.resources.c.path == path)
                     .values(**values)
                 )
-            _append(db, entry)
+            append_entry(db, entry)
 
 
 def _live(db: sa.Connection, session_id: str, *, now: datetime) -> Any:
@@ -194,7 +207,8 @@ def _of(session_id: str) -> sa.Update:
     return sa.update(tables.sessions).where(tables.sessions.c.id == session_id)
 
 
-def _append(db: sa.Connection, entry: Entry) -> Head:
+def append_entry(db: sa.Connection, entry: Entry) -> Head:
+    """Append one entry to the release log in a writing transaction."""
     last = db.execute(
         sa.select(tables.releases).order_by(tables.releases.c.place.desc()).limit(1)
     ).first()
@@ -211,10 +225,6 @@ def _append(db: sa.Connection, entry: Entry) -> Head:
 def _count(db: sa.Connection, *, act: str, code: str, now: datetime) -> None:
     key = {"day": now.date().isoformat(), "act": act, "code": code}
     same = sa.and_(*(tables.tallies.c[name] == value for name, value in key.items()))
-    if (
-        db.execute(
-            sa.update(tables.tallies).where(same).values(total=tables.tallies.c.total + 1)
-        ).rowcount
-        == 0
-    ):
+    more = sa.update(tables.tallies).where(same).values(total=tables.tallies.c.total + 1)
+    if not db.execute(more).rowcount:
         db.execute(sa.insert(tables.tallies).values(**key, total=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.commands import broker, explain, inspect, kek, policy, seal, verify
+from attestation.commands import broker, broker_admin, explain, inspect, kek, policy, seal, verify
 
 FAMILIES = (
     verify.register,
@@ -11,6 +11,7 @@ FAMILIES = (
     policy.register,
     seal.register,
     broker.register,
+    broker_admin.register,
     kek.register,
 )
 """What `tacit` offers on the base install; every entry adds one family of commands."""
