@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from attestation.commands import files
+from attestation.commands import export, files
 from attestation.commands.files import Commands
 from attestation.errors import NotAffirmed, NotAuthentic, Refusal
 from attestation.explain import Answer, as_of, of_appraisal, of_authentic, of_refusal, of_result
@@ -32,6 +32,7 @@ def register(commands: Commands) -> None:
     service.add_argument("--gpu-endorsements", type=Path, metavar="FILE", help=_GPU_STORE)
     service.add_argument("--save", type=Path, metavar="FILE", help="keep all that was verified")
     service.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
+    export.add_exports(service)
     files.add_json(service)
     service.set_defaults(run=verify_service)
 
@@ -43,6 +44,7 @@ def register(commands: Commands) -> None:
     report.add_argument(
         "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
     )
+    export.add_exports(report)
     files.add_json(report)
     report.set_defaults(run=verify_report)
 
@@ -75,8 +77,10 @@ _COLLATERAL = "Intel's collateral, or a directory of it; default: what the repor
 
 def verify_service(arguments: argparse.Namespace) -> int:
     """Verify the service at a URL with a nonce of our own."""
+    export.check_exports(arguments)
     policy_text = files.read(arguments.policy)
     policy = Policy.load(policy_text, name=arguments.policy.name)
+    received: list[Report] = []
 
     def answer() -> Answer:
         from attestation.fetch import fetch_report
@@ -86,6 +90,7 @@ def verify_service(arguments: argparse.Namespace) -> int:
         challenge = nonce(secrets.token_bytes(32))
         fetched = fetch_report(arguments.url, nonce=challenge, timeout_s=arguments.timeout)
         report = Report.parse(fetched.report)
+        received.append(report)
         endorsements = endorsements_for(
             report, arguments.collateral, gpu=arguments.gpu_endorsements
         )
@@ -99,21 +104,45 @@ def verify_service(arguments: argparse.Namespace) -> int:
             report.evidence, endorsements, expected_nonce=challenge, now=now
         )
         report.check_tls_key(fetched.spki)
+        export.write_ear(arguments, result, now=now)
         return of_result(result, now=now)
 
-    return _tell(answer, arguments, simulated=policy.roots.simulated)
+    def page(told: Answer) -> None:
+        export.write_page(
+            arguments,
+            told,
+            source=arguments.url,
+            policy=policy,
+            report=next(iter(received), None),
+            saved=arguments.save if received else None,
+        )
+
+    return _tell(answer, arguments, simulated=policy.roots.simulated, also=page)
 
 
 def verify_report(arguments: argparse.Namespace) -> int:
     """Verify a saved report as of when it was saved; its nonce proves no freshness to us."""
+    export.check_exports(arguments)
     policy = _policy(arguments.policy)
     simulated = policy is not None and policy.roots.simulated
+    data = files.read(arguments.file)
+    received: list[Report] = []
 
     def answer() -> Answer:
-        report = Report.parse(files.read(arguments.file))
-        return of_report(report, policy, arguments=arguments)
+        received.append(Report.parse(data))
+        return of_report(received[0], policy, arguments=arguments)
 
-    return _tell(answer, arguments, simulated=simulated)
+    def page(told: Answer) -> None:
+        export.write_page(
+            arguments,
+            told,
+            source=arguments.file.name,
+            policy=policy,
+            report=next(iter(received), None),
+            saved=arguments.file,
+        )
+
+    return _tell(answer, arguments, simulated=simulated, also=page)
 
 
 def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Namespace) -> Answer:
@@ -137,7 +166,10 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
         return as_of(of_authentic(Facts.of(claims)), moment)
     if saved is not None and Policy.digest_of(saved.policy.encode()) != policy.digest:
         print("note: the report was saved under another policy than this one", file=sys.stderr)
-    return as_of(of_result(appraise(claims, policy, now=moment), now=moment), moment)
+    result = appraise(claims, policy, now=moment)
+    if "ear" in arguments:  # `explain` asks here too, and exports nothing
+        export.write_ear(arguments, result, now=moment)
+    return as_of(of_result(result, now=moment), moment)
 
 
 def verify_quote(arguments: argparse.Namespace) -> int:
@@ -193,8 +225,14 @@ def verify_gpu(arguments: argparse.Namespace) -> int:
     return _tell(answer, arguments, simulated=simulated)
 
 
-def _tell(answer: Callable[[], Answer], arguments: argparse.Namespace, *, simulated: bool) -> int:
-    """Print the verdict, a refusal's too, and return its exit code."""
+def _tell(
+    answer: Callable[[], Answer],
+    arguments: argparse.Namespace,
+    *,
+    simulated: bool,
+    also: Callable[[Answer], None] | None = None,
+) -> int:
+    """Print the verdict, a refusal's too, and return its exit code; `also` writes it elsewhere."""
     code = 0
     try:
         told = answer()
@@ -202,6 +240,8 @@ def _tell(answer: Callable[[], Answer], arguments: argparse.Namespace, *, simula
             code = NotAffirmed.exit_code
     except Refusal as refusal:
         told, code = of_refusal(refusal, simulated=simulated), refusal.exit_code
+    if also is not None:
+        also(told)
     if arguments.json:
         files.show(told.to_json())
     else:
