@@ -66,7 +66,7 @@ def error_response(status: int, *, kind: str, code: str) -> Response:
     """Return KBS's `ErrorInformation`; its detail is our code and nothing of the request."""
     body = ErrorInformation(type=ERROR_TYPE + kind, detail=code)
     response = Response(body.model_dump_json(), status, media_type="application/json")
-    if status == 503:
+    if status in (429, 503):
         response.headers["retry-after"] = "5"
     return response
 

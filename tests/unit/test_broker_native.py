@@ -15,7 +15,7 @@ from attestation.broker.releaselog import verify_chain
 from attestation.codec import b64, b64url, parse_document, parse_json, unb64, unb64url
 from attestation.errors import Malformed, NotAffirmed, NotAuthentic, Refusal
 from attestation.types import Digest
-from tests.broker_world import DEK, MANIFEST, MODEL_KEY, PEPPER, SECRET, World
+from tests.broker_world import DEK, MANIFEST, MODEL_KEY, PEPPER, SECRET, World, plain_http
 
 
 @pytest.fixture(name="world")
@@ -69,6 +69,23 @@ def test_the_key_is_sealed_to_the_attested_key_and_the_statement_tells_all(world
         assert getattr(said, name) == entry[name]
     assert said.sealed == str(Digest.sha256(sealed))
     assert (said.manifest, said.minimum_version, said.simulated) == (str(MANIFEST), 3, True)
+
+
+def test_it_is_spoken_over_tls_without_a_cookie(world):
+    with world.serving() as (broker, url), plain_http(url) as http:
+        challenge = http.post("/v1/keys/challenge", json={"version": 1})
+        nonce = challenge.json()["nonce"]
+        to = Recipient.generate()
+        evidence = world.guest().evidence(KbsBinding(nonce, to.public.model_dump(), ""))
+        request = to.request(SECRET, evidence, nonce=nonce)
+        response = http.post("/v1/keys/release", content=request.model_dump_json())
+        answer = parse_document(ReleaseAnswer, response.content)
+        assert to.open(unb64(answer.sealed, what="sealed"), request).reveal() == PEPPER
+        assert stated(broker, answer).resource == SECRET
+        assert "set-cookie" not in challenge.headers
+        assert "set-cookie" not in response.headers
+        again = http.post("/v1/keys/release", content=request.model_dump_json())
+        assert (again.status_code, again.json()["detail"]) == (401, "session-spent")
 
 
 def test_a_secret_is_released_the_same_way(world, broker):
