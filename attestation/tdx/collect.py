@@ -33,6 +33,10 @@ _PROVIDER = b"tdx_guest"
 _POLL_S = 0.002
 _RTMR3 = "rtmr3:sha384"
 
+_CCEL = (Path("/sys/firmware/acpi/tables/data/CCEL"), Path("/run/tacit-ccel/CCEL"))
+"""Where the log is. Containers see no /sys/firmware; theirs is bound to the second place. Neither
+is believed: a log explains the registers of a quote or is refused."""
+
 
 class TdxGuest:
     """The TD we run in. Only this process may extend RTMR3, or the log would not explain it."""
@@ -67,7 +71,7 @@ class TdxGuest:
         return cls(
             Path("/sys/kernel/config/tsm/report"),
             Path("/sys/devices/virtual/misc/tdx_guest/measurements"),
-            Path("/sys/firmware/acpi/tables/data/CCEL"),
+            next((path for path in _CCEL if path.exists()), _CCEL[0]),
             timeout_s=timeout_s,
         )
 

@@ -1,0 +1,152 @@
+{{/* server.config against what the chart places around it */}}
+{{- define "tacit.serverGuards" -}}
+{{- $mode := .Values.tee.mode -}}
+{{- include "tacit.imageGuard" (list . "server" .Values.server.image) -}}
+{{- if not .Values.server.config -}}
+{{- fail "VALIDATION_ERROR kind=server_config: server.config is empty; use --set-file server.config=FILE" -}}
+{{- end -}}
+{{- $config := include "tacit.serverConfig" . | fromJson -}}
+{{- if or (hasKey $config "Error") (not $config) -}}
+{{- fail "VALIDATION_ERROR kind=server_config: server.config is not a YAML mapping" -}}
+{{- end -}}
+{{- range $key := list "version" "profile" "listen" "attestation" "broker" "models" "api_keys" "run_directory" "limits" -}}
+{{- if not (hasKey $config $key) -}}
+{{- fail (printf "VALIDATION_ERROR kind=server_config: server.config has no %s; `tacit doctor CONFIG` reads it as the server does" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $profile := ternary "simulated" "production" (eq $mode "simulated") -}}
+{{- if ne $config.profile $profile -}}
+{{- fail (printf "VALIDATION_ERROR kind=profile: profile %s in mode %s; it must be %s" $config.profile $mode $profile) -}}
+{{- end -}}
+{{- if not (has $config.listen.host (list "0.0.0.0" "::")) -}}
+{{- fail (printf "VALIDATION_ERROR kind=listen_host: listen.host is %s; a pod is reached at 0.0.0.0 or '::'" $config.listen.host) -}}
+{{- end -}}
+{{- if or (lt (int $config.listen.port) 1024) (gt (int $config.listen.port) 65535) -}}
+{{- fail (printf "VALIDATION_ERROR kind=listen_port: listen.port is %d; choose 1024 to 65535 and map it with server.service.port" (int $config.listen.port)) -}}
+{{- end -}}
+{{- if not (regexMatch "^/run/tacit/[^/.][^/]*$" $config.run_directory) -}}
+{{- fail (printf "VALIDATION_ERROR kind=run_directory: run_directory is %s; only /run/tacit/NAME is in memory" $config.run_directory) -}}
+{{- end -}}
+{{- if not .Values.server.apiKeys.existingSecret -}}
+{{- fail "VALIDATION_ERROR kind=api_keys: server.apiKeys.existingSecret is empty; `tacit apikey new` writes api-keys.yaml for it" -}}
+{{- end -}}
+{{- if ne $config.api_keys "/etc/tacit/api-keys/api-keys.yaml" -}}
+{{- fail (printf "VALIDATION_ERROR kind=api_keys: api_keys is %s; the chart mounts /etc/tacit/api-keys/api-keys.yaml" $config.api_keys) -}}
+{{- end -}}
+{{- if not (and .Values.server.resources.cpu .Values.server.resources.memory) -}}
+{{- fail "VALIDATION_ERROR kind=resources: server.resources.cpu and memory are required; an unsized server is killed under load" -}}
+{{- end -}}
+{{- include "tacit.attestationGuard" (list . $config) -}}
+{{- include "tacit.trustGuard" (list . $config) -}}
+{{- include "tacit.modelGuards" (list . $config) -}}
+{{- if .Values.broker.enabled -}}{{- include "tacit.brokerUrlGuard" (list . $config) -}}{{- end -}}
+{{- if and .Values.server.autoscaling.enabled (gt (int .Values.server.autoscaling.minReplicas) (int .Values.server.autoscaling.maxReplicas)) -}}
+{{- fail "VALIDATION_ERROR kind=autoscaling: minReplicas is over maxReplicas" -}}
+{{- end -}}
+{{- if and (eq (int .Values.server.rollout.maxSurge) 0) (eq (int .Values.server.rollout.maxUnavailable) 0) -}}
+{{- fail "VALIDATION_ERROR kind=rollout: maxSurge and maxUnavailable are both 0; an update could never begin" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tacit.attestationGuard" -}}
+{{- $root := index . 0 -}}
+{{- $attestation := (index . 1).attestation -}}
+{{- if and $root.Values.server.endorsements.existingConfigMap (ne $root.Values.tee.mode "simulated") (not (hasPrefix "/etc/tacit/endorsements" $attestation.endorsements)) -}}
+{{- fail (printf "VALIDATION_ERROR kind=endorsements: attestation.endorsements is %s; server.endorsements appears at /etc/tacit/endorsements" $attestation.endorsements) -}}
+{{- end -}}
+{{- if eq $root.Values.tee.mode "simulated" -}}
+{{- if ne $attestation.mode "insecure-simulated" -}}
+{{- fail "VALIDATION_ERROR kind=attestation_mode: mode simulated needs attestation.mode insecure-simulated" -}}
+{{- end -}}
+{{- if not $root.Values.tee.simulated.existingSecret -}}
+{{- fail "VALIDATION_ERROR kind=simulator: tee.simulated.existingSecret is empty; `python -m attestation.simulator new DIR` makes what it must hold" -}}
+{{- end -}}
+{{- if ne (default "" $attestation.directory) "/run/tacit-tdx/tdx" -}}
+{{- fail "VALIDATION_ERROR kind=simulator: attestation.directory must be /run/tacit-tdx/tdx, where the chart puts the software TDX" -}}
+{{- end -}}
+{{- else if ne $attestation.mode "tdx" -}}
+{{- fail (printf "VALIDATION_ERROR kind=attestation_mode: mode %s needs attestation.mode tdx" $root.Values.tee.mode) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Every trust file that the configuration names lies beside it, under a plain name */}}
+{{- define "tacit.trustGuard" -}}
+{{- $root := index . 0 -}}
+{{- $config := index . 1 -}}
+{{- $named := list $config.broker.certificate -}}
+{{- range $config.models }}{{ $named = append $named .signer }}{{ end -}}
+{{- range uniq $named -}}
+{{- if not (hasKey $root.Values.server.trustFiles .) -}}
+{{- fail (printf "VALIDATION_ERROR kind=trust_file: server.config names %s, which server.trustFiles does not hold; paths beside the configuration are plain names" .) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $text := $root.Values.server.trustFiles -}}
+{{- if contains "PRIVATE KEY" $text -}}
+{{- fail (printf "VALIDATION_ERROR kind=secret_values: server.trustFiles.%s is a private key; only certificates and public keys belong here" $name) -}}
+{{- end -}}
+{{- if not (has $name $named) -}}
+{{- fail (printf "VALIDATION_ERROR kind=trust_file: server.config does not name %s, so nothing would measure it; remove it from server.trustFiles" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tacit.modelGuards" -}}
+{{- $root := index . 0 -}}
+{{- $config := index . 1 -}}
+{{- $mode := $root.Values.tee.mode -}}
+{{- $parallel := 0 -}}
+{{- range $name, $model := $config.models -}}
+{{- if not (hasKey $root.Values.models $name) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_place: server.config serves %s and models does not say where its package lies" $name) -}}
+{{- end -}}
+{{- if not (or (eq $model.sealed (printf "/srv/tacit/models/%s" $name)) (hasPrefix (printf "/srv/tacit/models/%s/" $name) $model.sealed)) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_path: sealed of %s is %s; its package appears at /srv/tacit/models/%s" $name $model.sealed $name) -}}
+{{- end -}}
+{{- if and (eq $mode "simulated") (eq $model.engine.isolation "required") -}}
+{{- fail (printf "VALIDATION_ERROR kind=isolation: engine of %s requires isolation, which Pod Security restricted does not grant; mode simulated uses best-effort" $name) -}}
+{{- end -}}
+{{- if and (ne $mode "simulated") (ne $model.engine.isolation "required") -}}
+{{- fail (printf "VALIDATION_ERROR kind=isolation: engine of %s does not require isolation; profile production refuses that" $name) -}}
+{{- end -}}
+{{- if eq $model.engine.device "cuda" }}{{ $parallel = add $parallel (int $model.engine.tensor_parallel_size) }}{{ end -}}
+{{- end -}}
+{{- range $name, $place := $root.Values.models -}}
+{{- if not (hasKey $config.models $name) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_unserved: models holds %s, which server.config does not serve" $name) -}}
+{{- end -}}
+{{- $sources := 0 -}}
+{{- range list $place.existingClaim $place.hostPath $place.inImage }}{{ if . }}{{ $sources = add1 $sources }}{{ end }}{{ end -}}
+{{- if ne (int $sources) 1 -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_source: models.%s has %d sources; give one of existingClaim, hostPath, inImage" $name (int $sources)) -}}
+{{- end -}}
+{{- if and $place.subPath (not $place.existingClaim) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_source: models.%s has a subPath without existingClaim" $name) -}}
+{{- end -}}
+{{- if and $place.hostPath (ne $mode "nodeCvm") -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_host_path: models.%s is on a node's disk, which only mode nodeCvm has inside its guest" $name) -}}
+{{- end -}}
+{{- if and (eq $mode "kata") (not $place.inImage) -}}
+{{- fail (printf "VALIDATION_ERROR kind=kata_volume: models.%s is a volume; a Kata guest copies volumes into its memory, so build the package into the image (inImage)" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $gpus := int $root.Values.server.gpus.count -}}
+{{- if ne $gpus (int $parallel) -}}
+{{- fail (printf "VALIDATION_ERROR kind=gpu_count: engines use %d GPUs and server.gpus.count is %d" (int $parallel) $gpus) -}}
+{{- end -}}
+{{- if and (gt (int $root.Values.server.gpus.switches) 0) (ne $gpus 8) -}}
+{{- fail (printf "VALIDATION_ERROR kind=gpu_switches: NVSwitches are passed through with all 8 GPUs of a node, not with %d" $gpus) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tacit.brokerUrlGuard" -}}
+{{- $root := index . 0 -}}
+{{- $url := urlParse (index . 1).broker.url -}}
+{{- $name := include "tacit.name" (list $root "broker") -}}
+{{- $space := $root.Release.Namespace -}}
+{{- $names := list $name (printf "%s.%s" $name $space) (printf "%s.%s.svc" $name $space) (printf "%s.%s.svc.cluster.local" $name $space) -}}
+{{- $hosts := list -}}
+{{- range $names }}{{ $hosts = append $hosts (printf "%s:%d" . (int $root.Values.broker.service.port)) }}{{ end -}}
+{{- if not (has $url.host $hosts) -}}
+{{- fail (printf "VALIDATION_ERROR kind=broker_url: server.config asks the broker at %s; this release's is at %s" $url.host (last $hosts)) -}}
+{{- end -}}
+{{- end -}}
