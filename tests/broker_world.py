@@ -207,7 +207,7 @@ class World:
                 client.close()
             server.should_exit = True
             thread.join(20)
-            broker.store.close()
+            broker.close()
 
     def client(self, url: str, key=None, *, certificate=None) -> KbsClient:
         client = KbsClient(

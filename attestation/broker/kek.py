@@ -44,6 +44,9 @@ class Kek(Protocol):
     def check(self) -> None:
         """Raise `Undecidable` while it cannot be used, `ConfigError` if its key could leave it."""
 
+    def close(self) -> None:
+        """Let go of connections and sessions."""
+
 
 class FileKek:
     """A KEK in a file of mode 0600: for development, and refused by production profiles.
@@ -79,6 +82,9 @@ class FileKek:
 
     def check(self) -> None:
         """Do nothing: the key was read when this was made."""
+
+    def close(self) -> None:
+        """Do nothing: the file was closed when it had been read."""
 
 
 def create_file_kek(path: Path) -> FileKek:

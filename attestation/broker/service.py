@@ -218,6 +218,11 @@ class KeyBroker:
         """Record an act that changed nothing, or was refused."""
         self.store.append(self.act_entry(actor, act, code=code))
 
+    def close(self) -> None:
+        """Close the store and the KEK; a broker answers nothing after that."""
+        self.store.close()
+        self.kek.close()
+
     def reject(self, act: str, refusal: Refusal) -> None:
         """Count a refusal the HTTP layer made before it asked, such as a body over the limit."""
         self.store.tally(act=act, code=refusal.code, now=self.clock())

@@ -62,13 +62,13 @@ def run_broker(args: argparse.Namespace) -> int:
         broker.kek.check()
         names = sorted(broker.resources)
         _print(args, {"resources": names, "kek": broker.kek.id}, "\n".join(names))
-        broker.store.close()
+        broker.close()
         return 0
     _log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn drains, then raises the signal again
     server.run()
-    broker.store.close()
+    broker.close()
     return 0 if server.started else 1
 
 
