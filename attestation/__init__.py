@@ -1,6 +1,6 @@
 """Tacit's verifier: evidence of a confidential guest in, a verdict with reasons out.
 
-    policy = Policy.load(data, name="prod.yaml")
+    policy = Policy.load_signed(data, signer=key, name="prod.yaml")
     client = OpenAI(base_url=f"{url}/v1", http_client=attested_client(url, policy))
 
 does all of it for prompts: it verifies the service and pins its key before anything is sent. By

@@ -65,6 +65,7 @@ class RelyingParty:
     """Seconds the service has to deliver a report."""
 
     def __post_init__(self) -> None:
+        self.policy.require_signature()
         try:
             url = httpx2.URL(self.url)
         except httpx2.InvalidURL:

@@ -99,6 +99,10 @@ CODES = MappingProxyType(
         "argument-invalid": "see --help for the form of this argument",
         # -- policy and checks (attestation.policy, attestation.checks)
         "policy-blank": "replace every FILL-IN of the template with a reviewed value",
+        "policy-unsigned": "sign it with `tacit policy sign`, then name the key with "
+        "`--policy-signer` or `policy_signer`",
+        "policy-signature": "use the policy and the public key its owner published",
+        "policy-rollback": "use the newest policy; older ones are not accepted any more",
         "policy-invalid": "mend the named field of the policy; every expectation must be spelled "
         "out",
         "root.simulated": "use a policy for this kind of machine; a simulated guest proves "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -14,7 +14,7 @@ from attestation.codec import Document, b64, canonical_json, parse_document, unb
 from attestation.errors import ConfigError, Malformed, NotAuthentic
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-"""Media type of in-toto statements, the only payload we sign."""
+"""Media type of in-toto statements, what a manifest is."""
 
 
 class _Signature(Document):
@@ -24,7 +24,7 @@ class _Signature(Document):
 
 class _Envelope(Document):
     payload: str
-    payloadType: Literal["application/vnd.in-toto+json"]  # noqa: N815 - DSSE's spelling
+    payloadType: str  # noqa: N815 - DSSE's spelling
     signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
 
 
@@ -61,19 +61,18 @@ def private_key(pem: bytes, *, name: str) -> Ed25519PrivateKey:
     return key
 
 
-def sign(payload: bytes, *, signer: Ed25519PrivateKey) -> bytes:
+def sign(payload: bytes, *, signer: Ed25519PrivateKey, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Return the canonical JSON envelope of `payload` with one signature."""
+    signature = signer.sign(pae(payload, payload_type=payload_type))
     envelope = {
         "payload": b64(payload),
-        "payloadType": PAYLOAD_TYPE,
-        "signatures": [
-            {"keyid": key_id(signer.public_key()), "sig": b64(signer.sign(pae(payload)))}
-        ],
+        "payloadType": payload_type,
+        "signatures": [{"keyid": key_id(signer.public_key()), "sig": b64(signature)}],
     }
     return canonical_json(envelope)
 
 
-def verify(envelope: bytes, *, signer: Ed25519PublicKey) -> bytes:
+def verify(envelope: bytes, *, signer: Ed25519PublicKey, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Return the payload that `signer` signed.
 
     Stricter than DSSE asks: one signature, by the named key, in the one canonical spelling, so
@@ -83,12 +82,14 @@ def verify(envelope: bytes, *, signer: Ed25519PublicKey) -> bytes:
     parsed = parse_document(_Envelope, envelope)
     if canonical_json(parsed.model_dump(mode="json")) != envelope:
         raise Malformed("dsse-malformed", f"envelope of {len(envelope)} bytes is not canonical")
+    if parsed.payloadType != payload_type:  # a signature under one role counts for no other
+        raise Malformed("dsse-malformed", "the envelope holds another kind of payload")
     payload = unb64(parsed.payload, what="payload")
     (only,) = parsed.signatures
     if only.keyid != key_id(signer):
         raise NotAuthentic("manifest-signer", f"signed by key {only.keyid}, not {key_id(signer)}")
     try:
-        signer.verify(unb64(only.sig, what="sig"), pae(payload))
+        signer.verify(unb64(only.sig, what="sig"), pae(payload, payload_type=payload_type))
     except InvalidSignature:
         raise NotAuthentic("manifest-signer", f"{key_id(signer)} did not sign this") from None
     return payload

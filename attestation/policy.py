@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Annotated, Any, Literal
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import (
     AfterValidator,
@@ -24,6 +25,7 @@ from attestation.errors import ConfigError
 from attestation.gpu.report import Mode
 from attestation.gpu.verify import GpuRoots, nvidia_roots
 from attestation.keyset import DigestText, Line, Name
+from attestation.policy_signature import Signature, looks_signed, open_policy
 from attestation.tdx.claims import TcbStatus
 from attestation.types import Digest
 
@@ -296,10 +298,30 @@ class Policy:
     roots: Roots
     digest: Digest
     """SHA-256("tacit/v1/policy" ‖ lp(file bytes)): a changed comment is another policy."""
+    signature: Signature | None = None
+    """`None` for a policy that nobody signed; production relies on no such one."""
+
+    @classmethod
+    def load_signed(
+        cls, data: bytes, *, signer: Ed25519PublicKey, name: str, minimum: int = 1
+    ) -> Policy:
+        """Load what `tacit policy sign` wrote, signed by `signer` as number `minimum` or later.
+
+        Raises `ConfigError`: `policy-unsigned`, `policy-signature`, `policy-rollback`.
+        """
+        text, signature = open_policy(data, signer=signer, name=name, minimum=minimum)
+        return replace(cls.load(text, name=name), signature=signature)
+
+    def require_signature(self) -> None:
+        """Raise `ConfigError` `policy-unsigned` for a production policy that nobody signed."""
+        if self.profile == "production" and self.signature is None:
+            raise ConfigError("policy-unsigned", f"production policy {self.name} is not signed")
 
     @classmethod
     def load(cls, data: bytes, *, name: str) -> Policy:
         """Parse the YAML `data` of the file called `name`, or raise `ConfigError`."""
+        if looks_signed(data):
+            raise ConfigError("policy-signature", f"{name} is signed; name its signer's key")
         try:
             blanks = data.decode("utf-8").count(FILL_IN)
             if blanks:

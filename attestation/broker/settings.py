@@ -16,8 +16,10 @@ from attestation.broker.keyfile import ResourcePath, WrappedResource, parse_wrap
 from attestation.broker.release import Resource
 from attestation.broker.rules import SIMULATED, KeyRules
 from attestation.codec import Document, parse_yaml
+from attestation.dsse import public_key
 from attestation.errors import ConfigError
 from attestation.policy import Policy
+from attestation.policy_signature import Number
 
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 _MAX_FILE = 1024 * 1024
@@ -80,6 +82,10 @@ class BrokerFile(Document):
     token_key: FilePath
     endorsements: FilePath
     policy: FilePath
+    policy_signer: FilePath | None = None
+    """Ed25519 public key whose signature every policy must have; required in production."""
+    policy_minimum: Number = 1
+    """Lowest number of a signed policy: an older one is refused."""
     resources: Annotated[tuple[ResourceFile, ...], Field(min_length=1)]
     limits: LimitSettings
     admin: AdminFile | None = None
@@ -150,7 +156,14 @@ class BrokerSettings:
         return Resource(wrapped, self._policy(item.policy), item.rules or SIMULATED)
 
     def _policy(self, name: str) -> Policy:
-        policy = Policy.load(read_file(self.path(name)), name=name)
+        data, key = read_file(self.path(name)), self.file.policy_signer
+        if key is None:
+            policy = Policy.load(data, name=name)
+        else:
+            signer = public_key(read_file(self.path(key)), name=key)
+            minimum = self.file.policy_minimum
+            policy = Policy.load_signed(data, signer=signer, name=name, minimum=minimum)
+        policy.require_signature()
         if policy.profile != self.file.profile:
             raise ConfigError(
                 "config-invalid", f"a {self.file.profile} broker with {policy.profile} {name}"

@@ -26,6 +26,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
     )
+    files.add_policy_signer(parser)
     files.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from attestation.commands.verify import of_report
 
     report = Report.parse(files.read(arguments.file))
-    policy = _policy(arguments.policy, report)
+    policy = _policy(arguments.policy, report, signer=arguments.policy_signer)
     answer = of_report(report, policy, arguments=arguments)
     wanted = [check for check in answer.checks if arguments.check in (None, check.id)]
     if not wanted:
@@ -52,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(check.passed for check in wanted) else NotAffirmed.exit_code
 
 
-def _policy(path: Path | None, report: Report) -> Policy:
+def _policy(path: Path | None, report: Report, *, signer: Path | None) -> Policy:
     if path is not None:
-        return files.load_policy(path)
+        return files.load_policy(path, signer=signer)
     if report.verification is None:
         raise ConfigError("argument-invalid", "the report holds no policy; give one with --policy")
     return Policy.load(report.verification.policy.encode(), name="the saved policy")

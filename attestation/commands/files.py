@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from attestation.codec import MAX_JSON
+from attestation.dsse import public_key
 from attestation.errors import ConfigError, Malformed
 from attestation.policy import Policy
+from attestation.policy_signature import open_policy
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 """What a family adds its parsers to; argparse has no public name for it."""
@@ -42,9 +44,29 @@ def write(path: Path, data: bytes) -> None:
         raise ConfigError("file-unwritable", f"{path}: {error.strerror}") from None
 
 
-def load_policy(path: Path) -> Policy:
-    """Read and load a policy file."""
-    return Policy.load(read(path), name=path.name)
+def add_policy_signer(parser: argparse.ArgumentParser) -> None:
+    """Add `--policy-signer`, which every command that relies on a policy has."""
+    parser.add_argument(
+        "--policy-signer", type=Path, metavar="PEM", help="who must have signed the policy"
+    )
+
+
+def load_policy(path: Path, *, signer: Path | None = None) -> Policy:
+    """Read and load a policy file, which `signer` must have signed if one is named."""
+    data = read(path)
+    if signer is None:
+        return Policy.load(data, name=path.name)
+    key = public_key(read(signer), name=signer.name)
+    return Policy.load_signed(data, signer=key, name=path.name)
+
+
+def policy_text(path: Path, *, signer: Path | None = None) -> bytes:
+    """Return the text of a policy file, without its envelope."""
+    data = read(path)
+    if signer is None:
+        return data
+    key = public_key(read(signer), name=signer.name)
+    return open_policy(data, signer=key, name=path.name)[0]
 
 
 def now() -> datetime:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attestation.commands import files
 from attestation.commands.files import Commands
+from attestation.errors import ConfigError
 from attestation.explain import policy_sentences, printable
 from attestation.policy import Policy, intel_roots, simulated_roots
 from attestation.report import Report
@@ -18,7 +19,7 @@ them"""
 
 
 def register(commands: Commands) -> None:
-    """Add `policy new|check`."""
+    """Add `policy new|check|sign`."""
     parser = commands.add_parser("policy", help="write and read appraisal policies")
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
 
@@ -34,8 +35,19 @@ def register(commands: Commands) -> None:
 
     check = acts.add_parser("check", help="load a policy and say what it accepts")
     check.add_argument("file", type=Path, metavar="FILE")
+    files.add_policy_signer(check)
     files.add_json(check)
     check.set_defaults(run=run_check)
+
+    sign = acts.add_parser("sign", help="sign a policy, so that production relies on it")
+    sign.add_argument("file", type=Path, metavar="FILE")
+    sign.add_argument("--key", type=Path, required=True, metavar="PEM", help="see `tacit keygen`")
+    sign.add_argument(
+        "--number", type=int, required=True, metavar="N", help="higher than of all you signed"
+    )
+    sign.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with .dsse.json")
+    files.add_json(sign)
+    sign.set_defaults(run=run_sign)
 
 
 def run_new(arguments: argparse.Namespace) -> int:
@@ -83,11 +95,39 @@ def _draft(arguments: argparse.Namespace, *, pem: str | None) -> str:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Say what a policy accepts, or raise `ConfigError` where it does not load."""
-    policy = files.load_policy(arguments.file)
+    policy = files.load_policy(arguments.file, signer=arguments.policy_signer)
+    signed = policy.signature
     if arguments.json:
-        document = policy.file.model_dump(mode="json")
-        files.show({"name": policy.name, "digest": str(policy.digest), "policy": document})
+        files.show(
+            {
+                "name": policy.name,
+                "digest": str(policy.digest),
+                "signed_by": signed.key_id if signed else None,
+                "number": signed.number if signed else None,
+                "policy": policy.file.model_dump(mode="json"),
+            }
+        )
     else:
         print(printable(policy_sentences(policy.file)))
         print(f"  digest     {policy.digest}")
+        print(f"  signed     {f'by {signed.key_id}, number {signed.number}' if signed else 'no'}")
+    return 0
+
+
+def run_sign(arguments: argparse.Namespace) -> int:
+    """Sign a policy that loads; the file beside it is what relying parties are given."""
+    from attestation.dsse import private_key
+    from attestation.policy_signature import sign_policy
+
+    if not 1 <= arguments.number < 2**53:
+        raise ConfigError("argument-invalid", "--number counts the policies you sign, from 1")
+    text = files.read(arguments.file)
+    policy = Policy.load(text, name=arguments.file.name)
+    key = private_key(files.read(arguments.key), name=arguments.key.name)
+    out = arguments.out or arguments.file.with_name(f"{arguments.file.name}.dsse.json")
+    files.write(out, sign_policy(text, number=arguments.number, signer=key))
+    if arguments.json:
+        files.show({"file": str(out), "digest": str(policy.digest), "number": arguments.number})
+    else:
+        print(f"{out}: policy {policy.name} number {arguments.number}, {policy.digest}")
     return 0

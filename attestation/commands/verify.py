@@ -33,6 +33,7 @@ def register(commands: Commands) -> None:
     service.add_argument("--save", type=Path, metavar="FILE", help="keep all that was verified")
     service.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
     export.add_exports(service)
+    files.add_policy_signer(service)
     files.add_json(service)
     service.set_defaults(run=verify_service)
 
@@ -45,6 +46,7 @@ def register(commands: Commands) -> None:
         "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
     )
     export.add_exports(report)
+    files.add_policy_signer(report)
     files.add_json(report)
     report.set_defaults(run=verify_report)
 
@@ -55,6 +57,7 @@ def register(commands: Commands) -> None:
     quote.add_argument("--event-log", type=Path, metavar="FILE", help="CCEL, or dstack's JSON")
     quote.add_argument("--report-data", metavar="HEX", help="the 64 bytes it must commit to")
     quote.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
+    files.add_policy_signer(quote)
     files.add_json(quote)
     quote.set_defaults(run=verify_quote)
 
@@ -66,6 +69,7 @@ def register(commands: Commands) -> None:
     gpu.add_argument("--nonce", metavar="HEX", help="the 32 bytes it must answer")
     gpu.add_argument("--at", type=files.moment, metavar="TIME", help="default: now")
     gpu.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
+    files.add_policy_signer(gpu)
     files.add_json(gpu)
     gpu.set_defaults(run=verify_gpu)
 
@@ -78,8 +82,8 @@ _COLLATERAL = "Intel's collateral, or a directory of it; default: what the repor
 def verify_service(arguments: argparse.Namespace) -> int:
     """Verify the service at a URL with a nonce of our own."""
     export.check_exports(arguments)
-    policy_text = files.read(arguments.policy)
-    policy = Policy.load(policy_text, name=arguments.policy.name)
+    policy = _relied_on(arguments)
+    policy_text = files.policy_text(arguments.policy, signer=arguments.policy_signer)
     received: list[Report] = []
 
     def answer() -> Answer:
@@ -123,7 +127,7 @@ def verify_service(arguments: argparse.Namespace) -> int:
 def verify_report(arguments: argparse.Namespace) -> int:
     """Verify a saved report as of when it was saved; its nonce proves no freshness to us."""
     export.check_exports(arguments)
-    policy = _policy(arguments.policy)
+    policy = _policy(arguments)
     simulated = policy is not None and policy.roots.simulated
     data = files.read(arguments.file)
     received: list[Report] = []
@@ -174,7 +178,7 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
 
 def verify_quote(arguments: argparse.Namespace) -> int:
     """Verify a quote that nothing ties to a key or a nonce."""
-    policy = _policy(arguments.policy)
+    policy = _policy(arguments)
     simulated = policy is not None and policy.roots.simulated
 
     def answer() -> Answer:
@@ -214,7 +218,7 @@ def verify_quote(arguments: argparse.Namespace) -> int:
 
 def verify_gpu(arguments: argparse.Namespace) -> int:
     """Verify a device that nothing ties to a guest."""
-    policy = _policy(arguments.policy)
+    policy = _policy(arguments)
     simulated = policy is not None and policy.roots.simulated
 
     def answer() -> Answer:
@@ -261,5 +265,12 @@ def endorsements_for(report: Report, path: Path | None, *, gpu: Path | None = No
     return replace(found, gpu=store if gpu is None else files.read(gpu))
 
 
-def _policy(path: Path | None) -> Policy | None:
-    return None if path is None else files.load_policy(path)
+def _policy(arguments: argparse.Namespace) -> Policy | None:
+    return None if arguments.policy is None else _relied_on(arguments)
+
+
+def _relied_on(arguments: argparse.Namespace) -> Policy:
+    """Load the policy; one of production must be signed, or whoever wrote the file decides."""
+    policy = files.load_policy(arguments.policy, signer=arguments.policy_signer)
+    policy.require_signature()
+    return policy

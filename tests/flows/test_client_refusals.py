@@ -14,6 +14,7 @@ from datetime import timedelta
 import httpx2
 import openai
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from openai import AsyncOpenAI, OpenAI
 
 from attestation import attested_client
@@ -26,6 +27,7 @@ from attestation.errors import (
     Undecidable,
 )
 from attestation.policy import Policy
+from attestation.policy_signature import sign_policy
 from attestation.types import Digest, nonce
 from server.tls import TlsIdentity, new_tls_identity
 from tests.attested_gateway import (
@@ -235,7 +237,10 @@ def test_simulated_evidence_is_refused_under_intels_root(gateway):
         b"profile: production\nroot: intel\n",
         policy_text(),
     )
-    genuine = Policy.load(text, name="production.yaml")
+    key = Ed25519PrivateKey.generate()
+    genuine = Policy.load_signed(
+        sign_policy(text, number=1, signer=key), signer=key.public_key(), name="production"
+    )
     with Tap(gateway.port) as tap:
         with pytest.raises(NotAuthentic, match="tdx-chain"):
             attested_client(tap.url, genuine)

@@ -241,9 +241,22 @@ def test_collateral_from_before_the_recovery_is_refused_by_its_evaluation_number
 def test_a_bare_quote_without_its_log_is_refused_for_what_it_does_not_show(tmp_path, capsys):
     path = tmp_path / "genuine.yaml"
     path.write_bytes(accepting(RECOVERY, "collateral-2025-06.json", 1751624191))
+    key = tmp_path / "security.pem"
+    assert main(["keygen", str(key)]) == 0
+    assert main(["policy", "sign", str(path), "--key", str(key), "--number", "1"]) == 0
+    capsys.readouterr()
     arguments = genuine(RECOVERY, "collateral-2025-06.json", 1751624191)
-    code, document = told(capsys, "verify", "quote", *arguments, "--policy", path)
+    signed = ["--policy", f"{path}.dsse.json", "--policy-signer", key.with_suffix(".pub")]
+    code, document = told(capsys, "verify", "quote", *arguments, *signed)
     assert (code, document["verdict"], document["code"]) == (5, "refused", "runtime.events")
+
+
+def test_a_production_policy_that_nobody_signed_is_not_relied_on(tmp_path, capsys):
+    path = tmp_path / "genuine.yaml"
+    path.write_bytes(accepting(RECOVERY, "collateral-2025-06.json", 1751624191))
+    arguments = genuine(RECOVERY, "collateral-2025-06.json", 1751624191)
+    assert main([str(a) for a in ("verify", "quote", *arguments, "--policy", path)]) == 2
+    assert "policy-unsigned" in capsys.readouterr().err
 
 
 def test_a_genuine_quote_is_not_authentic_under_a_simulators_root(policy, capsys):
