@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_CHUNK = 4 * 1024 * 1024
+_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,8 @@ class Search:
         while data := stream.read(_CHUNK):
             size += len(data)
             window = rest + data
-            names.update(self._names_in(window))
+            if window != bytes(len(window)):  # shared memory is mostly zeros
+                names.update(self._names_in(window))
             rest = window[-overlap:] if overlap else b""
         found = tuple(Found(where, name) for name in sorted(names))
         return Searched(found, places=1, size=size)

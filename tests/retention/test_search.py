@@ -135,8 +135,11 @@ def test_a_canary_in_a_file_is_found(tmp_path, place):
 
 @pytest.mark.parametrize("offset", range(-40, 1, 8))
 def test_a_canary_across_two_reads_is_found(tmp_path, offset):
-    (tmp_path / "file").write_bytes(bytes(4 * 1024 * 1024 + offset) + CANARY.encode() + b"!")
-    assert parts("as is") == names(SEARCH.tree(tmp_path))
+    chunk = 1024 * 1024
+    for reads in (1, 4):
+        data = bytes(reads * chunk + offset) + CANARY.encode() + bytes(chunk)
+        (tmp_path / "file").write_bytes(data)
+        assert parts("as is") == names(SEARCH.tree(tmp_path))
 
 
 def test_a_canary_in_a_database_and_in_its_log_is_found(tmp_path):
@@ -189,7 +192,8 @@ def test_a_canary_in_shared_memory_is_found():
 IDLE = "import sys; print('up', flush=True); sys.stdin.read()"
 UNNAMED = (
     "import sys, tempfile; kept = tempfile.TemporaryFile();"
-    "kept.write(sys.stdin.readline().encode()); kept.flush(); print('up', flush=True); sys.stdin.read()"
+    "kept.write(sys.stdin.readline().encode()); kept.flush();"
+    "print('up', flush=True); sys.stdin.read()"
 )
 PARENT = (
     "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]],"
