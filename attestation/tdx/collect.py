@@ -33,7 +33,10 @@ _PROVIDER = b"tdx_guest"
 _POLL_S = 0.002
 _RTMR3 = "rtmr3:sha384"
 
-_CCEL = (Path("/sys/firmware/acpi/tables/data/CCEL"), Path("/run/tacit-ccel/CCEL"))
+_CCEL = (
+    Path("/sys/firmware/acpi/tables/data/CCEL"),
+    Path("/run/tacit-acpi/tables/data/CCEL"),
+)
 """Where the log is. Containers see no /sys/firmware; theirs is bound to the second place. Neither
 is believed: a log explains the registers of a quote or is refused."""
 

@@ -56,7 +56,9 @@
 - name: {{ .name }}
   hostPath:
     path: {{ .host }}
+    {{- if eq $mode "nodeCvm" }}
     type: Directory
+    {{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.tee.kata.imageStore }}
@@ -68,14 +70,15 @@
 
 {{/*
 The guest kernel's interfaces. Containers see no /sys/firmware, so the event log is bound to a place of its
-own; the collector looks there too, and believes neither.
+own; the collector looks there too, and believes neither. A Kata host need not be a TDX guest itself: the
+paths must exist on it, and the runtime binds the guest's own.
 */}}
 {{- define "tacit.tdxInterfaces" -}}
-{{- list
-  (dict "name" "tsm" "host" "/sys/kernel/config" "path" "/sys/kernel/config" "writes" true)
-  (dict "name" "tdx-guest" "host" "/sys/devices/virtual/misc/tdx_guest" "path" "/sys/devices/virtual/misc/tdx_guest" "writes" true)
-  (dict "name" "ccel" "host" "/sys/firmware/acpi/tables/data" "path" "/run/tacit-ccel" "writes" false)
-  | toJson -}}
+{{- $acpi := dict "name" "acpi" "host" "/sys/firmware/acpi" "path" "/run/tacit-acpi" "writes" false -}}
+{{- $tsm := dict "name" "tsm" "host" "/sys/kernel/config" "path" "/sys/kernel/config" "writes" true -}}
+{{- $guest := dict "name" "tdx-guest" "host" "/sys/devices/virtual/misc/tdx_guest" "path" "/sys/devices/virtual/misc/tdx_guest" "writes" true -}}
+{{- $sys := dict "name" "sys" "host" "/sys" "path" "/sys" "writes" true -}}
+{{- eq .Values.tee.mode "kata" | ternary (list $sys $acpi) (list $tsm $guest $acpi) | toJson -}}
 {{- end -}}
 
 {{/* A volume name of a served model name, which may hold what volume names may not */}}
