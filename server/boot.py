@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from attestation.binding import KeysetBinding, report_data
+from attestation.broker.protocol import ModelKey
 from attestation.codec import unb64
 from attestation.confidential import data_key
 from attestation.endorse import FileEndorser
@@ -74,54 +76,59 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
 
     Raises a `Refusal` or `ConfigError` whose code names the step that failed.
     """
-    run_directory = _run_directory(settings)
-    packages = open_packages(settings)
-    manifests = {name: package.manifest.digest for name, package in packages.items()}
-    guest = _guest(settings)
-    endorser = FileEndorser(settings.path(settings.file.attestation.endorsements))
-    events = runtime_events(settings.digest, manifests)
-    await asyncio.to_thread(measure, guest, events, run_directory=run_directory)
-    identity = new_tls_identity(clock(), settings.file.listen.hostnames)
-    unlocked = await _unlocked(settings, guest)
-    async with contextlib.AsyncExitStack() as stack:
-        models: dict[str, ServedModel] = {}
-        supervisors: list[EngineSupervisor] = []
-        for name, model in settings.file.models.items():
-            key = unlocked.model_keys[name].reveal()
-            grant = Grant(
-                data_key(unb64(key.dek, what="dek")),
-                Digest.parse(key.manifest),
-                key.minimum_version,
+    with _run_directory(settings) as run_directory:
+        packages = open_packages(settings)
+        manifests = {name: package.manifest.digest for name, package in packages.items()}
+        guest = _guest(settings)
+        events = runtime_events(settings.digest, manifests)
+        await asyncio.to_thread(measure, guest, events, run_directory=run_directory)
+        identity = new_tls_identity(clock(), settings.file.listen.hostnames)
+        unlocked = await _unlocked(settings, guest)
+        async with contextlib.AsyncExitStack() as stack:
+            engines: dict[str, EngineSupervisor] = {}
+            models: dict[str, ServedModel] = {}
+            for name, package in packages.items():
+                spec = _spec(settings, name, run_directory=run_directory)
+                grant = _grant(unlocked.model_keys[name].reveal())
+                await asyncio.to_thread(_unseal_small, package, grant, Path(spec.model))
+                engine = settings.file.models[name].engine
+                engines[name] = await _start(stack, spec, engine, grant=grant)
+                client = await stack.enter_async_context(EngineClient(str(spec.socket)))
+                models[name] = ServedModel(
+                    client, engine.device, engine.reasoning, engine.max_model_len
+                )
+            keyset = await _keyset(settings, identity, manifests)
+            endorser = FileEndorser(settings.path(settings.file.attestation.endorsements))
+            ready = Ready(
+                models=models,
+                keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
+                keyset=keyset,
+                report=_Reporter(guest, keyset, endorser).report,
+                limits=settings.file.limits,
+                clock=clock,
+                audit=audit,
+                admission=Admission(settings.file.limits.concurrent_requests),
+                healthy=lambda: all(engine.alive for engine in engines.values()),
             )
-            spec = _spec(settings, name, run_directory=run_directory)
-            await asyncio.to_thread(_unseal_small, packages[name], grant, Path(spec.model))
-            supervisor = await _start(stack, spec, model.engine, grant=grant)
-            client = await stack.enter_async_context(EngineClient(str(spec.socket)))
-            supervisors.append(supervisor)
-            models[name] = ServedModel(
-                client, model.engine.device, model.engine.reasoning, model.engine.max_model_len
-            )
-        keyset = Keyset(
-            version=1,
-            tls_spki=str(identity.spki),
-            config=str(settings.digest),
-            models=tuple(
-                AttestedModel(name=name, manifest=str(manifests[name])) for name in sorted(models)
-            ),
-            posture=await posture(settings),
-        )
-        ready = Ready(
-            models=models,
-            keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
-            keyset=keyset,
-            report=_Reporter(guest, keyset, endorser).report,
-            limits=settings.file.limits,
-            clock=clock,
-            audit=audit,
-            admission=Admission(settings.file.limits.concurrent_requests),
-            healthy=lambda: all(supervisor.alive for supervisor in supervisors),
-        )
-        yield Booted(ready, identity, tuple(supervisors))
+            yield Booted(ready, identity, tuple(engines.values()))
+
+
+async def _keyset(
+    settings: Settings, identity: TlsIdentity, manifests: Mapping[str, Digest]
+) -> Keyset:
+    models = (AttestedModel(name=name, manifest=str(manifests[name])) for name in sorted(manifests))
+    return Keyset(
+        version=1,
+        tls_spki=str(identity.spki),
+        config=str(settings.digest),
+        models=tuple(models),
+        posture=await posture(settings),
+    )
+
+
+def _grant(key: ModelKey) -> Grant:
+    secret = data_key(unb64(key.dek, what="dek"))
+    return Grant(secret, Digest.parse(key.manifest), key.minimum_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,18 +222,25 @@ def _unseal_small(package: SealedModel, grant: Grant, into: Path) -> None:
         model.unseal_small(into)
 
 
-def _run_directory(settings: Settings) -> Path:
-    """Make the run directory for the owner alone, in memory: it will hold what is unsealed."""
+@contextlib.contextmanager
+def _run_directory(settings: Settings) -> Iterator[Path]:
+    """Hold the run directory: for the owner alone, in memory, and for one gateway at a time."""
     directory = settings.path(settings.file.run_directory)
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         directory.chmod(0o700)
         backed = is_memory_backed(directory)
+        lock = (directory / "lock").open("wb")
     except OSError as error:
         raise ConfigError("run-directory", f"{directory}: {error.strerror}") from None
-    if not backed:
-        raise ConfigError("run-directory", f"{directory} is not in memory (tmpfs)")
-    return directory.resolve()
+    with lock:
+        if not backed:  # it will hold what is unsealed
+            raise ConfigError("run-directory", f"{directory} is not in memory (tmpfs)")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError("run-directory", f"{directory} is used by another gateway") from None
+        yield directory.resolve()
 
 
 def _guest(settings: Settings) -> TdxGuest:

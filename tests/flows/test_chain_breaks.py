@@ -1,6 +1,7 @@
 """Every broken link of the chain stops the boot with its own code, and no port ever opens."""
 
 import dataclasses
+import fcntl
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -178,3 +179,10 @@ def test_a_run_directory_on_a_disk_stops_the_boot(world):
     )
     world.installation.write_policy()
     refused(world, "run-directory", status=2)
+
+
+def test_a_second_gateway_does_not_take_the_run_directory_of_the_first(world):
+    world.run_directory.mkdir(mode=0o700)
+    with (world.run_directory / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused(world, "run-directory", status=2)
