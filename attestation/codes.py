@@ -89,6 +89,10 @@ CODES = MappingProxyType(
         "nonce-mismatch": "treat the evidence as replayed: it answers somebody else's nonce",
         "eventlog-mismatch": "do not trust the log: it is not what the quote's RTMRs measured",
         # -- reports (attestation.report, attestation.fetch, attestation.endorse)
+        "pcs-response": "save the answers of API version 4 whole, headers included",
+        "pccs-unreachable": "start the PCCS or correct its URL; old collateral is no substitute",
+        "bundle-expired": "ask for the next collateral bundle",
+        "bundle-signature": "discard this bundle; take it and its signer's key from their owner",
         "endorsements-missing": "give Intel's collateral for this platform with --collateral",
         "report-unavailable": "ask the operator whether the service is ready, then try again",
         "service-unreachable": "check host and port; the service speaks TLS 1.3",

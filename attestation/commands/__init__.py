@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from attestation.commands import broker, broker_admin, explain, inspect, kek, policy, seal, verify
+from attestation.commands import (
+    broker,
+    broker_admin,
+    endorse,
+    explain,
+    inspect,
+    kek,
+    policy,
+    seal,
+    verify,
+)
 
 FAMILIES = (
     verify.register,
     explain.register,
     inspect.register,
     policy.register,
+    endorse.register,
     seal.register,
     broker.register,
     broker_admin.register,

@@ -75,12 +75,13 @@ def _draft(arguments: argparse.Namespace, *, pem: str | None) -> str:
 
     report = Report.parse(files.read(arguments.source))
     saved = report.verification
+    now = arguments.at or (saved.verified_at if saved else files.now())
     claims = authenticate(
         report.evidence,
-        endorsements_for(report, arguments.collateral),
+        endorsements_for(report, arguments.collateral, now=now),
         roots=intel_roots() if pem is None else simulated_roots(pem, name="--simulated-root"),
         expected_nonce=report.nonce,
-        now=arguments.at or (saved.verified_at if saved else files.now()),
+        now=now,
     )
     draft = Draft.of(
         claims.tdx.report,

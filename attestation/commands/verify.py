@@ -29,6 +29,7 @@ def register(commands: Commands) -> None:
     service.add_argument("url", metavar="URL", help="https://host[:port]")
     service.add_argument("--policy", type=Path, required=True, metavar="FILE")
     service.add_argument("--collateral", type=Path, metavar="FILE", help=_COLLATERAL)
+    service.add_argument("--collateral-signer", type=Path, metavar="PEM", help=_BUNDLE)
     service.add_argument("--gpu-endorsements", type=Path, metavar="FILE", help=_GPU_STORE)
     service.add_argument("--save", type=Path, metavar="FILE", help="keep all that was verified")
     service.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
@@ -41,6 +42,7 @@ def register(commands: Commands) -> None:
     report.add_argument("file", type=Path, metavar="FILE")
     report.add_argument("--policy", type=Path, metavar="FILE", help=_NO_POLICY)
     report.add_argument("--collateral", type=Path, metavar="FILE", help=_COLLATERAL)
+    report.add_argument("--collateral-signer", type=Path, metavar="PEM", help=_BUNDLE)
     report.add_argument("--gpu-endorsements", type=Path, metavar="FILE", help=_GPU_STORE)
     report.add_argument(
         "--at", type=files.moment, metavar="TIME", help="default: when it was saved"
@@ -76,6 +78,7 @@ def register(commands: Commands) -> None:
 
 _NO_POLICY = "without one the best verdict is `authentic`"
 _GPU_STORE = "NVIDIA's manifests and OCSP responses; default: what the report staples"
+_BUNDLE = "take --collateral for a bundle of `tacit endorse bundle` that this key signed"
 _COLLATERAL = "Intel's collateral, or a directory of it; default: what the report staples"
 
 
@@ -95,10 +98,14 @@ def verify_service(arguments: argparse.Namespace) -> int:
         fetched = fetch_report(arguments.url, nonce=challenge, timeout_s=arguments.timeout)
         report = Report.parse(fetched.report)
         received.append(report)
-        endorsements = endorsements_for(
-            report, arguments.collateral, gpu=arguments.gpu_endorsements
-        )
         now = files.now()
+        endorsements = endorsements_for(
+            report,
+            arguments.collateral,
+            now=now,
+            gpu=arguments.gpu_endorsements,
+            signer=arguments.collateral_signer,
+        )
         if arguments.save is not None:  # kept even when it is refused: it is evidence of that
             saved = report.verified(
                 now, tls_spki=fetched.spki, policy=policy_text, endorsements=endorsements
@@ -159,7 +166,13 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
     moment: datetime = arguments.at or (saved.verified_at if saved else files.now())
     claims = authenticate(
         report.evidence,
-        endorsements_for(report, arguments.collateral, gpu=arguments.gpu_endorsements),
+        endorsements_for(
+            report,
+            arguments.collateral,
+            now=moment,
+            gpu=arguments.gpu_endorsements,
+            signer=arguments.collateral_signer,
+        ),
         roots=intel_roots() if policy is None else policy.roots,
         expected_nonce=report.nonce,
         now=moment,
@@ -253,16 +266,33 @@ def _tell(
     return code
 
 
-def endorsements_for(report: Report, path: Path | None, *, gpu: Path | None = None) -> Endorsements:
-    """Return the collateral of `path` and the store of `gpu`, each else as the report staples."""
+def endorsements_for(
+    report: Report,
+    path: Path | None,
+    *,
+    now: datetime,
+    gpu: Path | None = None,
+    signer: Path | None = None,
+) -> Endorsements:
+    """Return the collateral of `path` and the store of `gpu`, each else as the report staples.
+
+    With a `signer`, `path` is a bundle that they signed and that has not ended `now`.
+    """
     if path is None:
         found = report.endorsements
-    else:
+    elif signer is None:
         from attestation.endorse import FileEndorser
 
         found = FileEndorser(path).endorsements(report.quote)
-    store = b"" if report.stapled is None else report.stapled.gpu
-    return replace(found, gpu=store if gpu is None else files.read(gpu))
+    else:
+        from attestation.bundle import MAX_BUNDLE, Bundle
+        from attestation.dsse import public_key
+
+        key = public_key(files.read(signer), name=signer.name)
+        bundle = Bundle.open(files.read(path, limit=MAX_BUNDLE), signer=key, now=now)
+        found = bundle.endorsements(report.quote)
+    stapled = b"" if report.stapled is None else report.stapled.gpu
+    return replace(found, gpu=found.gpu or stapled if gpu is None else files.read(gpu))
 
 
 def _policy(arguments: argparse.Namespace) -> Policy | None:

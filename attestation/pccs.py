@@ -1,0 +1,119 @@
+"""Collateral from a caching service on the premises, kept in files for when that is away."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import httpx2
+
+from attestation.endorse import FileEndorser
+from attestation.errors import ConfigError, Undecidable
+from attestation.pcs import Answers, Authority, Response, paths
+from attestation.tdx.collateral import MAX_COLLATERAL
+from attestation.tdx.quote import collateral_key
+from attestation.types import Endorsements
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Pccs:
+    """A PCCS, or Intel's own service: where it is, and whose certificate it must present."""
+
+    url: str
+    authority: ssl.SSLContext | None = None
+    """`None`: the system's certificate authorities. What comes is signed by Intel either way."""
+    timeout_s: float = 20
+    update: Literal["standard", "early"] = "standard"
+
+    def collateral(self, *, fmspc: str, ca: Authority) -> bytes:
+        """Fetch the collateral of a platform.
+
+        Raises `Undecidable` `pccs-unreachable`, also for any answer but 200; `Malformed`
+        `pcs-response` for what does not follow API version 4.
+        """
+        wanted = paths(fmspc=fmspc, ca=ca, update=self.update)
+        try:
+            verify: ssl.SSLContext | bool = self.authority or True
+            with httpx2.Client(verify=verify, trust_env=False, timeout=self.timeout_s) as client:
+                answers = {name: self._get(client, path) for name, path in wanted.items()}
+        except httpx2.InvalidURL:
+            raise ConfigError("service-url", "the URL of the PCCS cannot be read") from None
+        except httpx2.HTTPError as error:
+            kind = type(error).__name__
+            raise Undecidable("pccs-unreachable", f"no collateral from the PCCS: {kind}") from None
+        return Answers(**answers).collateral()
+
+    def _get(self, client: httpx2.Client, path: str) -> Response:
+        body = bytearray()
+        with client.stream("GET", self.url.rstrip("/") + path) as answer:
+            if answer.status_code != 200:
+                what = path.partition("?")[0]
+                why = f"the PCCS answered {answer.status_code} for {what}"
+                raise Undecidable("pccs-unreachable", why)
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > MAX_COLLATERAL:
+                    why = f"an answer of the PCCS is over {MAX_COLLATERAL} bytes"
+                    raise Undecidable("pccs-unreachable", why)
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+        return Response(headers, bytes(body))
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPccs:
+    """An `Endorser` that asks a PCCS once per `refresh` and falls back on the files it kept.
+
+    Old files are no pass: whoever verifies refuses collateral past Intel's own date, and past the
+    age a policy allows.
+    """
+
+    pccs: Pccs
+    directory: Path
+    refresh: timedelta
+    clock: Clock
+
+    def endorsements(self, quote: bytes) -> Endorsements:
+        """Return collateral for the platform `quote` claims, or raise `Undecidable`."""
+        key = collateral_key(quote)
+        path = self.directory / f"{key}.json"
+        if not self._fresh(path):
+            fmspc, _, ca = key.partition("-")
+            try:
+                kind: Authority = "platform" if ca == "platform" else "processor"
+                write_atomically(path, self.pccs.collateral(fmspc=fmspc, ca=kind))
+            except Undecidable:
+                if not path.exists():
+                    raise
+        return FileEndorser(self.directory).endorsements(quote)
+
+    def _fresh(self, path: Path) -> bool:
+        try:
+            written = path.stat().st_mtime
+        except OSError:
+            return False
+        age = self.clock().timestamp() - written
+        return 0 <= age < self.refresh.total_seconds()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `path` so that a reader, or a machine that loses power, sees all of it or the old."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            with beside.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError("file-unwritable", f"{path}: {error.strerror}") from None
