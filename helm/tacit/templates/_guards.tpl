@@ -1,6 +1,7 @@
 {{/*
 What a schema cannot say: values against the configurations and against each other. Each message is
-`VALIDATION_ERROR kind=SLUG: what is wrong; what to do`.
+a slug for tests, what is wrong, and what to do. Every template begins with this: a configuration that is not
+one must be refused before it is read.
 */}}
 {{- define "tacit.guards" -}}
 {{- $mode := .Values.tee.mode -}}
@@ -36,6 +37,11 @@ What a schema cannot say: values against the configurations and against each oth
 {{- if not .Values.tee.external.addresses -}}
 {{- fail "VALIDATION_ERROR kind=external_addresses: tee.external.addresses is empty; list the VMs that run `tacit serve`" -}}
 {{- end -}}
+{{- range .Values.tee.external.addresses -}}
+{{- if ne (contains ":" .) (contains ":" (first $.Values.tee.external.addresses)) -}}
+{{- fail "VALIDATION_ERROR kind=external_families: tee.external.addresses mixes IPv4 and IPv6; an EndpointSlice holds one of them" -}}
+{{- end -}}
+{{- end -}}
 {{- if or .Values.server.config .Values.models -}}
 {{- fail "VALIDATION_ERROR kind=external_config: in mode external the VM holds its own configuration; remove server.config and models" -}}
 {{- end -}}
@@ -50,7 +56,7 @@ What a schema cannot say: values against the configurations and against each oth
 {{- if not .Values.tee.nodeCvm.nodeSelector -}}
 {{- fail "VALIDATION_ERROR kind=node_selector: tee.nodeCvm.nodeSelector is empty; name the label of the nodes that are TDX guests" -}}
 {{- end -}}
-{{- if ne (int .Values.server.rollout.maxSurge) 0 -}}
+{{- if ne (toString .Values.server.rollout.maxSurge) "0" -}}
 {{- fail "VALIDATION_ERROR kind=node_surge: two servers in one TDX guest would both extend RTMR3; set server.rollout.maxSurge to 0" -}}
 {{- end -}}
 {{- if .Values.server.autoscaling.enabled -}}
@@ -60,8 +66,13 @@ What a schema cannot say: values against the configurations and against each oth
 {{- if and (eq $mode "kata") .Values.server.enabled (not .Values.tee.kata.initData) -}}
 {{- fail "VALIDATION_ERROR kind=kata_initdata: tee.kata.initData is empty; without it the guest runs whatever its host says" -}}
 {{- end -}}
-{{- if and (ne $mode "kata") .Values.tee.kata.initData -}}
-{{- fail (printf "VALIDATION_ERROR kind=kata_elsewhere: tee.kata.initData is set in mode %s; remove it" $mode) -}}
+{{- if and (ne $mode "kata") (or .Values.tee.kata.initData .Values.tee.kata.imageStore) -}}
+{{- fail (printf "VALIDATION_ERROR kind=kata_elsewhere: tee.kata.initData or imageStore is set in mode %s; remove it" $mode) -}}
+{{- end -}}
+{{- range $name, $_ := .Values.server.podAnnotations -}}
+{{- if hasPrefix "io.katacontainers." $name -}}
+{{- fail (printf "VALIDATION_ERROR kind=kata_annotation: server.podAnnotations sets %s; a guest is configured by its measured init-data alone" $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -71,7 +82,7 @@ What a schema cannot say: values against the configurations and against each oth
 {{- fail "VALIDATION_ERROR kind=route_server: route.enabled without a server; disable it" -}}
 {{- end -}}
 {{- if or (not .Values.route.parentRefs) (not .Values.route.hostnames) -}}
-{{- fail "VALIDATION_ERROR kind=route_incomplete: route needs parentRefs and hostnames" -}}
+{{- fail "VALIDATION_ERROR kind=route_incomplete: route needs parentRefs and hostnames; name both" -}}
 {{- end -}}
 {{- if include "tacit.hasServer" . -}}
 {{- $config := include "tacit.serverConfig" . | fromJson -}}
@@ -84,6 +95,11 @@ What a schema cannot say: values against the configurations and against each oth
 {{- end -}}
 {{- if and .Values.networkPolicy.enabled (include "tacit.hasServer" .) (not .Values.broker.enabled) (not .Values.networkPolicy.brokerPeers) -}}
 {{- fail "VALIDATION_ERROR kind=broker_peers: the broker is not in this release and nothing may be reached; name it in networkPolicy.brokerPeers" -}}
+{{- end -}}
+{{- range .Values.networkPolicy.brokerEgress -}}
+{{- if not (and .to .ports) -}}
+{{- fail "VALIDATION_ERROR kind=egress_everywhere: a rule of networkPolicy.brokerEgress has empty to or ports, which would let everything through; name them" -}}
+{{- end -}}
 {{- end -}}
 {{- if .Values.verification.enabled -}}
 {{- if not .Values.server.enabled -}}
@@ -107,6 +123,6 @@ What a schema cannot say: values against the configurations and against each oth
 {{- fail (printf "VALIDATION_ERROR kind=image_digest: %s.image.digest is required in mode %s; a tag can be moved" (index . 1) $mode) -}}
 {{- end -}}
 {{- if not (or $image.digest $image.tag) -}}
-{{- fail (printf "VALIDATION_ERROR kind=image_tag: %s.image has neither digest nor tag" (index . 1)) -}}
+{{- fail (printf "VALIDATION_ERROR kind=image_tag: %s.image has neither digest nor tag; give one" (index . 1)) -}}
 {{- end -}}
 {{- end -}}

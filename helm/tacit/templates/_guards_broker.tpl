@@ -7,7 +7,7 @@
 {{- end -}}
 {{- $config := include "tacit.brokerConfig" . | fromJson -}}
 {{- if or (hasKey $config "Error") (not $config) -}}
-{{- fail "VALIDATION_ERROR kind=broker_config: broker.config is not a YAML mapping" -}}
+{{- fail "VALIDATION_ERROR kind=broker_config: broker.config is not a YAML mapping; give the file that `tacit broker` reads" -}}
 {{- end -}}
 {{- range $key := list "version" "profile" "listen" "tls" "store" "kek" "token_key" "endorsements" "policy" "resources" -}}
 {{- if not (hasKey $config $key) -}}
@@ -52,7 +52,7 @@
 {{- end -}}
 {{- end -}}
 {{- if and (contains "/run/tacit/private/" .Values.broker.config) (not .Values.broker.privateFiles.existingSecret) -}}
-{{- fail "VALIDATION_ERROR kind=broker_private: broker.config names a private file and broker.privateFiles.existingSecret is empty" -}}
+{{- fail "VALIDATION_ERROR kind=broker_private: broker.config names a private file and broker.privateFiles.existingSecret is empty; name the Secret that holds it" -}}
 {{- end -}}
 {{- if and .Values.broker.endorsements.existingConfigMap (not (hasPrefix "/etc/tacit/endorsements" $config.endorsements)) -}}
 {{- fail (printf "VALIDATION_ERROR kind=broker_endorsements: endorsements is %s; broker.endorsements appears at /etc/tacit/endorsements" $config.endorsements) -}}

@@ -7,7 +7,7 @@
 {{- end -}}
 {{- $config := include "tacit.serverConfig" . | fromJson -}}
 {{- if or (hasKey $config "Error") (not $config) -}}
-{{- fail "VALIDATION_ERROR kind=server_config: server.config is not a YAML mapping" -}}
+{{- fail "VALIDATION_ERROR kind=server_config: server.config is not a YAML mapping; give the file that `tacit serve` reads" -}}
 {{- end -}}
 {{- range $key := list "version" "profile" "listen" "attestation" "broker" "models" "api_keys" "run_directory" "limits" -}}
 {{- if not (hasKey $config $key) -}}
@@ -41,9 +41,9 @@
 {{- include "tacit.modelGuards" (list . $config) -}}
 {{- if .Values.broker.enabled -}}{{- include "tacit.brokerUrlGuard" (list . $config) -}}{{- end -}}
 {{- if and .Values.server.autoscaling.enabled (gt (int .Values.server.autoscaling.minReplicas) (int .Values.server.autoscaling.maxReplicas)) -}}
-{{- fail "VALIDATION_ERROR kind=autoscaling: minReplicas is over maxReplicas" -}}
+{{- fail "VALIDATION_ERROR kind=autoscaling: minReplicas is over maxReplicas; swap them" -}}
 {{- end -}}
-{{- if and (eq (int .Values.server.rollout.maxSurge) 0) (eq (int .Values.server.rollout.maxUnavailable) 0) -}}
+{{- if not (or (has (toString .Values.server.rollout.maxSurge | trimSuffix "%") (list "0" "00") | not) (has (toString .Values.server.rollout.maxUnavailable | trimSuffix "%") (list "0" "00") | not)) -}}
 {{- fail "VALIDATION_ERROR kind=rollout: maxSurge and maxUnavailable are both 0; an update could never begin" -}}
 {{- end -}}
 {{- end -}}
