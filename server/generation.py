@@ -17,7 +17,7 @@ from attestation.codec import length_prefixed
 from attestation.confidential import Confidential
 from server import exchange
 from server.disconnect import ClientGone, until_gone
-from server.engine.protocol import EngineBroken, EngineStatus, reason
+from server.engine.protocol import EngineBroken, EngineStatus, reason, said_status
 from server.errors import BadRequest, EngineFailed, NotFound, Overloaded, Rejected, TimedOut
 from server.exchange import Exchange
 from server.onion import respond
@@ -136,7 +136,10 @@ class _Turn:
     async def _first(self, frames: Frames, ends: float) -> Confidential[bytes]:
         try:
             async with asyncio.timeout_at(ends):
-                return self._rebuilt(await anext(frames))
+                first = await anext(frames)
+            if (status := said_status(first)) is not None:
+                _refuse(status, first)
+            return self._rebuilt(first)
         except EngineStatus as refusal:
             _refuse(refusal.status, refusal.body)
         except TimeoutError:

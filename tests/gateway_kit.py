@@ -45,6 +45,7 @@ class EchoEngine:
     """Words after which the stream breaks."""
     say_error_after: int | None = None
     """Words after which the stream says `error`, as vLLM does."""
+    say_status: int = 500
     reasoning: str | None = None
     bodies: list[dict] = field(default_factory=list)
     open: int = 0
@@ -106,7 +107,7 @@ class EchoEngine:
             if number == self.break_after:
                 raise EngineBroken
             if number == self.say_error_after:
-                yield {"error": {"message": "CANARY engine words", "code": 500}}
+                yield {"error": {"message": "CANARY engine words", "code": self.say_status}}
             said = {"delta": {"content": word + " "}} if chat else {"text": word + " "}
             choice = {"index": 0, **said, "finish_reason": None, "token_ids": [7]}
             yield _envelope(kind) | {"choices": [choice], "prompt_token_ids": [1]}

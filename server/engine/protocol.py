@@ -60,3 +60,15 @@ def reason(body: Confidential[bytes]) -> str | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return code if isinstance(code, str) and code in REASONS else None
+
+
+def said_status(event: Confidential[bytes]) -> int | None:
+    """Return the HTTP status in an event that says `error`, if it is one.
+
+    vLLM compiles a JSON schema after it has answered 200 to a stream, so a refusal comes inside.
+    """
+    try:
+        status = json.loads(event.reveal())["error"]["code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return status if type(status) is int else None

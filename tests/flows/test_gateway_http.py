@@ -232,6 +232,16 @@ def test_engine_refusals_become_ours_before_anything_is_sent(status, code, strea
     assert answer.json()["error"]["code"].startswith("engine-")
 
 
+@pytest.mark.parametrize(("said", "status"), [(400, 400), (500, 502)])
+def test_a_refusal_at_the_beginning_of_a_stream_has_its_own_status(said, status):
+    engine = EchoEngine(say_error_after=0, say_status=said)
+    with running(prepared(engine)) as gateway, gateway.client() as client:
+        answer = client.post("/v1/chat/completions", json=chat(stream=True))
+    assert answer.status_code == status
+    assert "CANARY" not in answer.text
+    assert gateway.record.events[0].code == answer.json()["error"]["code"]
+
+
 @pytest.mark.parametrize("fault", ["break_after", "say_error_after"])
 def test_an_engine_that_fails_in_a_stream_ends_it_with_an_error(fault):
     engine = EchoEngine(**{fault: 1})
