@@ -172,7 +172,7 @@ CODES = MappingProxyType(
         "simulator-busy": "another simulator serves this directory; use that one or stop it",
         "simulator-down": "start `python -m attestation.simulator serve DIR`",
         # -- gateway boot (server.boot, server.measure)
-        "run-directory": "name a directory in tmpfs that only this service uses, such as /run/tacit",
+        "run-directory": "name a directory in tmpfs that this service alone uses, as /run/tacit",
         "port-taken": "stop what listens there or choose another port",
         "td-measured-other": "reboot the TD; RTMR3 only extends, and another deployment ran in it",
         "td-journal": "remove the file and reboot the TD",
@@ -224,7 +224,7 @@ CODES = MappingProxyType(
         "broker-store-newer": "run the newer release of the broker; this store was migrated by it",
         "release-log-broken": "treat the broker's host as compromised: its log was altered",
         "release-log-cut": "treat the broker's host as compromised: its log lost entries",
-        "kek-uri": "name the KEK as file:PATH, openbao:https://… or pkcs11:…; see `tacit kek forms`",
+        "kek-uri": "name the KEK as file:PATH, openbao:https://… or pkcs11:… (`tacit kek forms`)",
         "kek-credential": "create the file that the KEK's URI names, with one line of ASCII",
         "kek-denied": "renew the broker's OpenBao login or HSM PIN; the KEK refuses it",
         "kek-exists": "use the key that exists, or give the new one another label",
