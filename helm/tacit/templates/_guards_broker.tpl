@@ -61,7 +61,7 @@
 {{- range $config.resources }}{{ $named = concat $named (list .policy .wrapped_key) }}{{ end -}}
 {{- range uniq $named -}}
 {{- if not (or (hasPrefix "/" .) (hasKey $.Values.broker.files .)) -}}
-{{- fail (printf "VALIDATION_ERROR kind=broker_file: broker.config names %s, which broker.files does not hold" .) -}}
+{{- fail (printf "VALIDATION_ERROR kind=broker_file: broker.config names %s, which broker.files does not hold; add it" .) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $text := .Values.broker.files -}}

@@ -56,16 +56,16 @@
 {{- end -}}
 {{- if eq $root.Values.tee.mode "simulated" -}}
 {{- if ne $attestation.mode "insecure-simulated" -}}
-{{- fail "VALIDATION_ERROR kind=attestation_mode: mode simulated needs attestation.mode insecure-simulated" -}}
+{{- fail "VALIDATION_ERROR kind=attestation_mode: mode simulated has no TDX; set attestation.mode to insecure-simulated" -}}
 {{- end -}}
 {{- if not $root.Values.tee.simulated.existingSecret -}}
 {{- fail "VALIDATION_ERROR kind=simulator: tee.simulated.existingSecret is empty; `python -m attestation.simulator new DIR` makes what it must hold" -}}
 {{- end -}}
 {{- if ne (default "" $attestation.directory) "/run/tacit-tdx/tdx" -}}
-{{- fail "VALIDATION_ERROR kind=simulator: attestation.directory must be /run/tacit-tdx/tdx, where the chart puts the software TDX" -}}
+{{- fail "VALIDATION_ERROR kind=simulator: attestation.directory is elsewhere; the chart puts the software TDX at /run/tacit-tdx/tdx" -}}
 {{- end -}}
 {{- else if ne $attestation.mode "tdx" -}}
-{{- fail (printf "VALIDATION_ERROR kind=attestation_mode: mode %s needs attestation.mode tdx" $root.Values.tee.mode) -}}
+{{- fail (printf "VALIDATION_ERROR kind=attestation_mode: mode %s runs on hardware; set attestation.mode to tdx" $root.Values.tee.mode) -}}
 {{- end -}}
 {{- end -}}
 
@@ -97,7 +97,7 @@
 {{- $parallel := 0 -}}
 {{- range $name, $model := $config.models -}}
 {{- if not (hasKey $root.Values.models $name) -}}
-{{- fail (printf "VALIDATION_ERROR kind=model_place: server.config serves %s and models does not say where its package lies" $name) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_place: server.config serves %s and models does not say where its package lies; add models.NAME" $name) -}}
 {{- end -}}
 {{- if not (or (eq $model.sealed (printf "/srv/tacit/models/%s" $name)) (hasPrefix (printf "/srv/tacit/models/%s/" $name) $model.sealed)) -}}
 {{- fail (printf "VALIDATION_ERROR kind=model_path: sealed of %s is %s; its package appears at /srv/tacit/models/%s" $name $model.sealed $name) -}}
@@ -112,7 +112,7 @@
 {{- end -}}
 {{- range $name, $place := $root.Values.models -}}
 {{- if not (hasKey $config.models $name) -}}
-{{- fail (printf "VALIDATION_ERROR kind=model_unserved: models holds %s, which server.config does not serve" $name) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_unserved: models holds %s, which server.config does not serve; remove it" $name) -}}
 {{- end -}}
 {{- $sources := 0 -}}
 {{- range list $place.existingClaim $place.hostPath $place.inImage }}{{ if . }}{{ $sources = add1 $sources }}{{ end }}{{ end -}}
@@ -120,10 +120,10 @@
 {{- fail (printf "VALIDATION_ERROR kind=model_source: models.%s has %d sources; give one of existingClaim, hostPath, inImage" $name (int $sources)) -}}
 {{- end -}}
 {{- if and $place.subPath (not $place.existingClaim) -}}
-{{- fail (printf "VALIDATION_ERROR kind=model_source: models.%s has a subPath without existingClaim" $name) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_source: models.%s has a subPath without existingClaim; remove it" $name) -}}
 {{- end -}}
 {{- if and $place.hostPath (ne $mode "nodeCvm") -}}
-{{- fail (printf "VALIDATION_ERROR kind=model_host_path: models.%s is on a node's disk, which only mode nodeCvm has inside its guest" $name) -}}
+{{- fail (printf "VALIDATION_ERROR kind=model_host_path: models.%s is on a node's disk, which only mode nodeCvm has inside its guest; use existingClaim" $name) -}}
 {{- end -}}
 {{- if and (eq $mode "kata") (not $place.inImage) -}}
 {{- fail (printf "VALIDATION_ERROR kind=kata_volume: models.%s is a volume; a Kata guest copies volumes into its memory, so build the package into the image (inImage)" $name) -}}
@@ -131,10 +131,10 @@
 {{- end -}}
 {{- $gpus := int $root.Values.server.gpus.count -}}
 {{- if ne $gpus (int $parallel) -}}
-{{- fail (printf "VALIDATION_ERROR kind=gpu_count: engines use %d GPUs and server.gpus.count is %d" (int $parallel) $gpus) -}}
+{{- fail (printf "VALIDATION_ERROR kind=gpu_count: engines use %d GPUs and server.gpus.count is %d; make them equal" (int $parallel) $gpus) -}}
 {{- end -}}
 {{- if and (gt (int $root.Values.server.gpus.switches) 0) (ne $gpus 8) -}}
-{{- fail (printf "VALIDATION_ERROR kind=gpu_switches: NVSwitches are passed through with all 8 GPUs of a node, not with %d" $gpus) -}}
+{{- fail (printf "VALIDATION_ERROR kind=gpu_switches: NVSwitches are passed through with all 8 GPUs of a node, not with %d; set server.gpus.switches to 0" $gpus) -}}
 {{- end -}}
 {{- end -}}
 
