@@ -7,7 +7,7 @@ import pytest
 from tests.helm import scenarios
 from tests.helm.helm_kit import NAMESPACE
 
-API, BROKER = 8443, 8444
+API, BROKER, ADMIN = 8443, 8444, 8445
 
 
 def pod(component, *, namespace=NAMESPACE, labels=None):
@@ -27,7 +27,7 @@ NEIGHBOUR = pod(None, labels={"app": "client"})
 ELSEWHERE = pod(None, namespace="other", labels={"app": "client"})
 DNS = pod(None, namespace="kube-system", labels={"k8s-app": "kube-dns"})
 KUBE_API, INTERNET = address("10.96.0.1"), address("203.0.113.9")
-NAMED = {8443: "https", 8444: "https"}
+NAMED = {API: "https", BROKER: "https", ADMIN: "admin"}
 
 
 def _selects(selector, labels):
@@ -113,6 +113,9 @@ def reaches(name, source, target, *, port, protocol="TCP"):
         ("broker", address("198.51.100.7"), BROKER_POD, BROKER, True),
         ("broker", address("198.51.101.7"), BROKER_POD, BROKER, False),
         ("broker", NEIGHBOUR, BROKER_POD, BROKER, False),
+        ("broker", address("192.0.2.40"), BROKER_POD, ADMIN, True),
+        ("broker", address("192.0.2.40"), BROKER_POD, BROKER, False),
+        ("broker", address("198.51.100.7"), BROKER_POD, ADMIN, False),
         ("broker", BROKER_POD, address("192.0.2.30"), 5432, True),
         ("broker", BROKER_POD, address("192.0.2.31"), 8200, True),
         ("broker", BROKER_POD, address("192.0.2.31"), 5432, False),

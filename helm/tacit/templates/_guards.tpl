@@ -108,6 +108,9 @@ one must be refused before it is read.
 {{- if not .Values.verification.policy -}}
 {{- fail "VALIDATION_ERROR kind=verification_policy: verification.policy is empty; a test without a policy proves nothing" -}}
 {{- end -}}
+{{- if and (ne .Values.tee.mode "simulated") (not .Values.verification.policySigner) -}}
+{{- fail "VALIDATION_ERROR kind=verification_signer: verification.policySigner is empty; production relies on signed policies only" -}}
+{{- end -}}
 {{- include "tacit.imageGuard" (list . "verification" .Values.verification.image) -}}
 {{- end -}}
 {{- end -}}

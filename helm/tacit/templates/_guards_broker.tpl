@@ -27,6 +27,18 @@
 {{- if or (lt (int $config.listen.port) 1024) (gt (int $config.listen.port) 65535) -}}
 {{- fail (printf "VALIDATION_ERROR kind=broker_listen: listen.port is %d; choose 1024 to 65535" (int $config.listen.port)) -}}
 {{- end -}}
+{{- with $config.admin -}}
+{{- if or (ne .listen.host $config.listen.host) (lt (int .listen.port) 1024) (eq (int .listen.port) (int $config.listen.port)) -}}
+{{- fail (printf "VALIDATION_ERROR kind=broker_admin: admin.listen is %s port %d; choose %s and another port from 1024" .listen.host (int .listen.port) $config.listen.host) -}}
+{{- end -}}
+{{- if not (hasPrefix "/etc/tacit/secret/" .tls.key) -}}
+{{- fail (printf "VALIDATION_ERROR kind=broker_admin: admin.tls.key is %s; secretFiles appear at /etc/tacit/secret" .tls.key) -}}
+{{- end -}}
+{{- else -}}
+{{- if .Values.networkPolicy.brokerAdmins -}}
+{{- fail "VALIDATION_ERROR kind=broker_admin: networkPolicy.brokerAdmins is set and broker.config has no admin listener; remove one" -}}
+{{- end -}}
+{{- end -}}
 {{- if include "tacit.brokerSqlite" . -}}
 {{- if ne (int .Values.broker.replicas) 1 -}}
 {{- fail (printf "VALIDATION_ERROR kind=broker_replicas: %d brokers cannot share a SQLite file; use PostgreSQL or one replica" (int .Values.broker.replicas)) -}}
@@ -58,6 +70,8 @@
 {{- fail (printf "VALIDATION_ERROR kind=broker_endorsements: endorsements is %s; broker.endorsements appears at /etc/tacit/endorsements" $config.endorsements) -}}
 {{- end -}}
 {{- $named := list $config.policy $config.tls.certificate -}}
+{{- with $config.policy_signer }}{{ $named = append $named . }}{{ end -}}
+{{- with $config.admin }}{{ $named = append $named .tls.certificate }}{{ end -}}
 {{- range $config.resources }}{{ $named = concat $named (list .policy .wrapped_key) }}{{ end -}}
 {{- range uniq $named -}}
 {{- if not (or (hasPrefix "/" .) (hasKey $.Values.broker.files .)) -}}

@@ -1,0 +1,99 @@
+"""Values, their schema and the README say the same, and the commands in the README exist."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.helm.helm_kit import CHART, ROOT
+
+README = (CHART / "README.md").read_text()
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+
+def _resolved(schema):
+    if "$ref" in schema:
+        return SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _paths(schema, prefix=""):
+    for name, part in _resolved(schema).get("properties", {}).items():
+        yield f"{prefix}{name}"
+        yield from _paths(part, f"{prefix}{name}.")
+
+
+def _leaves(values, prefix=""):
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+
+
+def test_the_table_of_values_is_up_to_date():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "chart-values", "--check"], check=False
+    )
+    assert done.returncode == 0, "run scripts/chart-values"
+
+
+def test_every_value_is_in_the_schema_and_every_property_has_a_default():
+    known = set(_paths(SCHEMA))
+    assert set(_leaves(VALUES)) - known == set()
+    assert known - set(_leaves(VALUES)) == {"enabled"}  # what a parent chart may set
+
+
+def test_every_object_that_we_own_is_closed():
+    def open_ones(schema, path):
+        schema = _resolved(schema)
+        if "properties" in schema and schema.get("additionalProperties") is not False:
+            yield path
+        for name, part in schema.get("properties", {}).items():
+            yield from open_ones(part, f"{path}.{name}")
+        if isinstance(schema.get("items"), dict):
+            yield from open_ones(schema["items"], f"{path}[]")
+
+    assert set(open_ones(SCHEMA, "")) == {".global"}  # shared with charts beside us
+
+
+def test_every_example_is_explained():
+    named = set(re.findall(r"scenarios/([a-z]+)\.yaml", README))
+    assert named == {path.stem for path in (CHART / "scenarios").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve"],
+        ["broker"],
+        ["doctor"],
+        ["measure"],
+        ["seal"],
+        ["releases"],
+        ["kek", "rewrap"],
+        ["endorse", "fetch"],
+        ["endorse", "bundle"],
+        ["apikey", "new"],
+        ["apikey", "revoke"],
+        ["policy", "sign"],
+        ["verify", "service"],
+        ["verify", "report"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_of_the_runbooks_exists(words):
+    from server.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+
+
+def test_no_file_of_the_chart_is_too_long_to_read():
+    for path in CHART.rglob("*"):
+        if path.is_file():
+            assert len(path.read_text().splitlines()) < 400, path
