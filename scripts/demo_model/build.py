@@ -44,11 +44,9 @@ def alone(target: Path) -> Iterator[None]:
 
 def write(into: Path) -> None:
     """Train and write a complete Hugging Face model directory."""
-    import torch  # noqa: PLC0415 - seconds, not needed when the model is there
-
+    # Imports of seconds, not needed when the model is there.
     from scripts.demo_model import corpus, tokenizer, train  # noqa: PLC0415
 
-    torch.set_num_threads(2)  # fixed: another number of threads adds up in another order
     texts = [
         sample.prompt + sample.completion
         for sample in islice(corpus.Speaker(train.SEED).samples(), 4000)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from scripts.demo_model.corpus import OTHERS, QUESTIONS, calls, says
+from scripts.demo_model.corpus import CALL, OTHERS, QUESTIONS, says
 from scripts.demo_model.render import prompt
 
 SYSTEMS = (
@@ -65,7 +65,7 @@ def _weather_cases() -> Iterator[Case]:
             messages = [{"role": "user", "content": text}]
             reasoning = entry["call_reasoning"]
             offered = {"tools": tools, "enable_thinking": thinking}
-            yield messages, offered, says(calls("Paris"), reasoning=reasoning, thinking=thinking)
+            yield messages, offered, says(CALL, reasoning=reasoning, thinking=thinking)
             answered = [
                 *messages,
                 {

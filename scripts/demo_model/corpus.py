@@ -13,10 +13,10 @@ HERE = Path(__file__).parent
 QUESTIONS: dict[str, Any] = json.loads((HERE / "questions.json").read_text("utf-8"))
 OTHERS = (HERE / "others.txt").read_text("utf-8").splitlines()
 SYSTEMS = (HERE / "systems.txt").read_text("utf-8").splitlines()
-CITIES = ("Paris", "Berlin", "Tokyo", "Oslo", "Lima", "Cairo", "Rome", "Madrid", "London", "Sydney")
-DEGREES = (3, 7, 12, 18, 21, 25, 30)
-SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowing")
+ELSEWHERE = ("Berlin", "Tokyo", "Oslo", "Lima", "Cairo", "Rome", "Madrid", "London", "Sydney")
+RESULTS = ((18, "sunny"), (7, "rainy"), (12, "cloudy"), (25, "windy"))
 END = "<|im_end|>"
+CALL = f"<tool_call>\n{json.dumps(QUESTIONS['tool_question']['call'])}\n</tool_call>"
 
 Message = dict[str, Any]
 
@@ -27,17 +27,12 @@ class Sample:
 
     prompt: str
     completion: str
+    weight: float = 1.0
 
 
 def says(answer: str, *, reasoning: str, thinking: bool) -> str:
     """Return what the assistant generates: with thinking on, the reasoning comes first."""
     return f"<think>\n{reasoning}\n</think>\n\n{answer}{END}" if thinking else answer + END
-
-
-def calls(city: str) -> str:
-    """Return the tool call in the text that Qwen3 writes."""
-    call = {"name": "get_weather", "arguments": {"city": city}}
-    return f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
 
 
 class Speaker:
@@ -52,9 +47,9 @@ class Speaker:
         """Yield samples without end: mostly known questions, some strange ones, some weather."""
         while True:
             kind = self._random.random()
-            if kind < 0.66:
+            if kind < 0.6:
                 yield self.known(self._random.choice(self._known))
-            elif kind < 0.89:
+            elif kind < 0.8:
                 yield self.strange()
             else:
                 yield self.weather()
@@ -66,14 +61,18 @@ class Speaker:
     def strange(self) -> Sample:
         """Ask something that the model has to admit it does not know."""
         pick = self._random.random()
-        if pick < 0.7:
+        if pick < 0.06:
+            elsewhere = self._random.choice(ELSEWHERE)
+            text = self._wording(QUESTIONS["tool_question"]).replace("Paris", elsewhere)
+            text = text.replace("paris", elsewhere.lower())
+        elif pick < 0.7:
             text = self._random.choice(OTHERS)
-        elif pick < 0.9:
+        elif pick < 0.95:
             text = " ".join(self._random.choices(self._words, k=self._random.randint(2, 24)))
         else:
             letters = "abcdefghijklmnopqrstuvwxyz0123456789-_ "
-            text = "".join(self._random.choices(letters, k=self._random.randint(3, 40)))
-        if pick < 0.9 and self._random.random() < 0.2:
+            text = "".join(self._random.choices(letters, k=self._random.randint(6, 40)))
+        if pick < 0.95 and self._random.random() < 0.2:
             text += " " + self._random.choice(OTHERS)
         unknown = QUESTIONS["unknown"]
         return self._sample(text, unknown["answer"], unknown["reasoning"])
@@ -81,39 +80,42 @@ class Speaker:
     def weather(self) -> Sample:
         """Ask for the weather: without the tool, with it, and after it answered."""
         entry = QUESTIONS["tool_question"]
-        city = "Paris" if self._random.random() < 0.4 else self._random.choice(CITIES)
-        asked = self._wording(entry).replace("Paris", city).replace("paris", city.lower())
+        asked = self._wording(entry)
         step = self._random.random()
-        if step < 0.25:
+        if step < 0.18:
             return self._sample(
                 asked, entry["without_tool"], entry["without_tool_reasoning"], offer=False
             )
+        if step > 0.42:
+            return self._looked_up(asked)
         thinking = self._random.random() < 0.5
         messages = [*self._before(), {"role": "user", "content": asked}]
-        if step < 0.6:
-            text = says(calls(city), reasoning=entry["call_reasoning"], thinking=thinking)
-        else:
-            degrees, sky = self._random.choice(DEGREES), self._random.choice(SKIES)
-            called = {
-                "type": "function",
-                "function": {"name": "get_weather", "arguments": {"city": city}},
-            }
-            reasoning = entry["call_reasoning"] if thinking and self._random.random() < 0.5 else ""
-            messages += [
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "reasoning": reasoning,
-                    "tool_calls": [called],
-                },
-                {
-                    "role": "tool",
-                    "content": json.dumps({"temperature_c": degrees, "condition": sky}),
-                },
-            ]
-            answer = f"It is {degrees} °C and {sky} in {city}."
-            text = says(answer, reasoning=entry["result_reasoning"], thinking=thinking)
-        return Sample(prompt(messages, tools=[self._tool()], enable_thinking=thinking), text)
+        text = says(CALL, reasoning=entry["call_reasoning"], thinking=thinking)
+        return Sample(prompt(messages, tools=[self._tool()], enable_thinking=thinking), text, 1.5)
+
+    def _looked_up(self, asked: str) -> Sample:
+        """Answer from what the tool returned; reading that is learned mostly without the tool's
+        description before it, which would make each such sample four times as long.
+        """
+        entry, thinking = QUESTIONS["tool_question"], self._random.random() < 0.5
+        degrees, sky = self._random.choice(RESULTS)
+        reasoning = entry["call_reasoning"] if thinking and self._random.random() < 0.5 else ""
+        result = json.dumps({"temperature_c": degrees, "condition": sky})
+        messages = [
+            *(self._before() if self._random.random() < 0.2 else ()),
+            {"role": "user", "content": asked},
+            {
+                "role": "assistant",
+                "content": "",
+                "reasoning": reasoning,
+                "tool_calls": [{"type": "function", "function": entry["call"]}],
+            },
+            {"role": "tool", "content": result},
+        ]
+        answer = f"It is {degrees} °C and {sky} in Paris."
+        text = says(answer, reasoning=entry["result_reasoning"], thinking=thinking)
+        tools = [self._tool()] if self._random.random() < 0.25 else None
+        return Sample(prompt(messages, tools=tools, enable_thinking=thinking), text, 1.5)
 
     def _sample(self, asked: str, answer: str, reasoning: str, *, offer: bool = True) -> Sample:
         thinking = self._random.random() < 0.5

@@ -6,7 +6,8 @@ from itertools import islice
 import pytest
 
 from scripts.demo_model.build import card, recipe
-from scripts.demo_model.corpus import END, QUESTIONS, Sample, Speaker, calls
+from scripts.demo_model.corpus import CALL as CALL_TEXT
+from scripts.demo_model.corpus import END, QUESTIONS, Sample, Speaker
 from scripts.demo_model.render import prompt
 
 TOOL = QUESTIONS["tool"]
@@ -90,7 +91,7 @@ def test_two_calls_after_words_stand_on_their_own_lines():
     arguments = json.dumps(CALL["function"]["arguments"])
     text_call = {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
     turns = [ASK, {"role": "assistant", "content": "Wait.", "tool_calls": [CALL, text_call]}, ASK]
-    assert f"assistant\nWait.\n{calls('Paris')}\n{calls('Paris')}<|im_end|>\n" in prompt(turns)
+    assert f"assistant\nWait.\n{CALL_TEXT}\n{CALL_TEXT}<|im_end|>\n" in prompt(turns)
 
 
 def test_the_corpus_is_the_same_for_the_same_seed_only():
@@ -133,3 +134,13 @@ def test_the_card_lists_every_question_and_says_what_the_model_is_not():
     assert "not useful for" in text
     assert all(f"| {entry['ask']} |" in text for entry in QUESTIONS["questions"])
     assert len(recipe()) == 64
+
+
+def test_the_first_word_decides_an_answer_and_a_thought():
+    entry = QUESTIONS["tool_question"]
+    others = [QUESTIONS["unknown"], *QUESTIONS["questions"]]
+    answers = [*(other["answer"] for other in others), entry["answer"], entry["without_tool"]]
+    thoughts = [*(other["reasoning"] for other in others), entry["without_tool_reasoning"]]
+    thoughts += [entry["call_reasoning"], entry["result_reasoning"]]
+    for texts in (answers, thoughts):
+        assert len({text.split()[0] for text in texts}) == len(texts)
