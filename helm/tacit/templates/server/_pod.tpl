@@ -144,8 +144,9 @@ model-{{ sha256sum . | trunc 10 }}
       (state / "intel").mkdir(parents=True, exist_ok=True)
       for file in source.iterdir():
           if file.is_file():
-              public = file.name in ("root.pem", "collateral.json")
-              shutil.copyfile(file, (state if public else state / "intel") / file.name)
+              private = file.name.startswith("intel-")  # a Secret has no directories
+              place = state / "intel" / file.name[6:] if private else state / file.name
+              shutil.copyfile(file, place)
       command = [sys.executable, "-m", "attestation.simulator", "serve", str(state)]
       os.execv(sys.executable, command)
   startupProbe:
