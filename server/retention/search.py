@@ -114,8 +114,7 @@ class Search:
             return searched
         except OSError:
             return searched + Searched(unread=(str(path),))
-        changed = max(status.st_mtime_ns, status.st_ctime_ns) >= since
-        if stat.S_ISREG(status.st_mode) and changed:
+        if stat.S_ISREG(status.st_mode) and _changed(status) >= since:
             return searched + self.file(path)
         return searched
 
@@ -158,6 +157,12 @@ def processes_below(pid: int) -> frozenset[int]:
     except (FileNotFoundError, ProcessLookupError):
         pass  # it ended meanwhile
     return frozenset(found)
+
+
+def _changed(status: os.stat_result) -> int:
+    if status.st_nlink > 1:  # another link to it, as package installers make, is no new content
+        return status.st_mtime_ns
+    return max(status.st_mtime_ns, status.st_ctime_ns)  # a copy can keep the older mtime
 
 
 def _writable(information: Path) -> bool:

@@ -132,12 +132,13 @@ class Stage:
         return Aftermath(len(tree), tuple(left), status, opened, self._weights(), output)
 
     def _weights(self) -> Searched:
-        """Look for plaintext in every file that was written since the TD booted."""
+        """Look for plaintext where a process of ours may write, and in every file that is new."""
+        since, self._since = self._since, time.time_ns()
         searched = self._search.tree(self.world.directory)
         searched += self._search.tree(self.world.run_directory)
         places = {tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm", Path.home(), ROOT}
         for place in places:
-            searched += self._search.tree(Path(place), since=self._since)
+            searched += self._search.tree(Path(place), since=since)
         return searched
 
     @contextlib.contextmanager

@@ -171,6 +171,22 @@ def test_what_did_not_change_since_is_left_out(tmp_path):
     assert not SEARCH.tree(tmp_path, since=changed + 1).found
 
 
+def test_a_copy_that_kept_an_old_time_counts_as_new(tmp_path):
+    path = tmp_path / "file"
+    path.write_text(CANARY)
+    os.utime(path, (1, 1))
+    assert SEARCH.tree(tmp_path, since=path.stat().st_ctime_ns).found
+
+
+def test_another_link_to_an_old_file_does_not_count_as_new(tmp_path):
+    path = tmp_path / "file"
+    path.write_text(CANARY)
+    written = path.stat().st_mtime_ns
+    path.with_name("link").hardlink_to(path)
+    assert SEARCH.tree(tmp_path, since=written).found
+    assert not SEARCH.tree(tmp_path, since=written + 1).found
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_what_cannot_be_read_is_said(tmp_path):
     (tmp_path / "file").touch(mode=0o000)
