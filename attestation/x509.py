@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from attestation.errors import Malformed, Undecidable
@@ -15,6 +16,16 @@ _BEGIN = b"-----BEGIN CERTIFICATE-----\n"
 _END = b"\n-----END CERTIFICATE-----\n"
 _COLUMNS = 64
 
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises while it reads a certificate that a stranger made."""
 
 _SEQUENCE, _SET, _TBS_VERSION = 0x30, 0x31, 0xA0
 _TEXTS = {0x0C: "utf-8", 0x13: "ascii"}
@@ -89,7 +100,7 @@ class RevocationList:
         try:
             crl = x509.load_der_x509_crl(der)
             this_update, next_update = crl.last_update_utc, crl.next_update_utc
-        except ValueError:
+        except UNREADABLE:
             raise Malformed("crl-malformed", f"{what} of {len(der)} bytes is not a CRL") from None
         if next_update is None:
             raise Malformed("crl-malformed", f"{what} does not say when its successor is due")
@@ -119,7 +130,7 @@ def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
     """Parse one DER certificate; raises `Malformed` `certificate-malformed`."""
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError:
+    except UNREADABLE:
         raise Malformed(
             "certificate-malformed", f"{what} of {len(der)} bytes is not a certificate"
         ) from None
@@ -164,9 +175,9 @@ def _common_name(der: bytes, at: int, end: int) -> str:
             raise ValueError("a set of several attributes")
         if der[attribute : attribute + 5] == _COMMON_NAME:
             tag, start, stop = _element(der, attribute + 5)
-            if stop != at:
-                raise ValueError("trailing bytes")
-            found.append(der[start:stop].decode(_TEXTS.get(tag, "unknown")))
+            if stop != at or tag not in _TEXTS:
+                raise ValueError("not a text")
+            found.append(der[start:stop].decode(_TEXTS[tag]))
     if at != end or len(found) != 1:
         raise ValueError("not one common name")
     return found[0]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from attestation.errors import Malformed, NotAuthentic, Undecidable
+from attestation.x509 import UNREADABLE
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -26,16 +27,6 @@ _UNDERSTOOD = {
     ExtensionOID.EXTENDED_KEY_USAGE,
 }
 """Critical extensions that are checked here; any other critical one refuses the chain."""
-
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What `cryptography` raises while it reads a certificate that a stranger made."""
 
 
 @dataclass(frozen=True, slots=True)

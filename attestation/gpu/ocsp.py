@@ -16,7 +16,8 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestation.errors import Malformed, NotAuthentic, Undecidable
-from attestation.gpu.chain import UNREADABLE, Link, check_dates
+from attestation.gpu.chain import Link, check_dates
+from attestation.x509 import UNREADABLE
 
 MAX_OCSP = 16 * 1024
 """Largest response read, in bytes; one with its responder's certificate has about 1 KiB."""
