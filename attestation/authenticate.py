@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType
 
@@ -21,7 +21,8 @@ from attestation.tdx.eventlog import (
     EventSummary,
     RuntimeEvent,
 )
-from attestation.tdx.quote import verify_quote
+from attestation.tdx.quote import QuoteVerifier
+from attestation.tdx.stated import Root
 from attestation.types import Endorsements
 
 
@@ -33,6 +34,11 @@ class Roots:
     simulated: bool
     gpu: GpuRoots | None = None
     """NVIDIA's roots; evidence that covers GPUs is undecidable without them."""
+    quotes: QuoteVerifier = field(init=False, repr=False, compare=False)
+    """Verifies under `tdx_der`; it keeps the last collaterals parsed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quotes", QuoteVerifier(Root.parse(self.tdx_der)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ def authenticate(
 ) -> Claims:
     """Check every signature and binding of `evidence` at `now`; stop at the first that fails.
 
-    1. sizes; 2. the quote under `roots` (`tdx.quote.verify_quote`); 3. REPORT_DATA recomputed over
+    1. sizes; 2. the quote under `roots` (`tdx.quote.QuoteVerifier`); 3. REPORT_DATA recomputed over
     keys, GPU evidence and logs; 4. the relying party's own nonce (bytes of a `KeysetBinding`,
     base64 text of a `KbsBinding`); 5. GPUs, whose own nonce derives from binding and nonce
     (`gpu.verify.verify_gpu`); 6. the event log replays to the quote's RTMRs. Evidence without a log
@@ -74,7 +80,7 @@ def authenticate(
     refuse. Raises a `Refusal`.
     """
     _check_size(evidence)
-    tdx = verify_quote(evidence.quote, endorsements.tdx, root_der=roots.tdx_der, now=now)
+    tdx = roots.quotes.verify(evidence.quote, endorsements.tdx, now=now)
     _check_binding(evidence, tdx)
     _check_nonce(evidence.binding, expected_nonce)
     gpu = _gpu_claims(evidence, endorsements, roots=roots, now=now)

@@ -10,7 +10,8 @@ from attestation.authenticate import Claims
 from attestation.binding import Binding
 from attestation.gpu.claims import GpuClaims
 from attestation.keyset import Keyset
-from attestation.policy import Guest, Policy, PolicyFile
+from attestation.policy import Policy
+from attestation.policy_file import Guest, PolicyFile
 from attestation.tdx.claims import TcbStatus, TdReport, TdxClaims
 from attestation.tdx.eventlog import EventSummary, RuntimeEvent
 

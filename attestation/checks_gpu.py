@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from attestation.checks import Case, Facts, Rule, stamp
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind, Mode
-from attestation.policy import GpuPolicy, Policy
+from attestation.policy import Policy
+from attestation.policy_file import GpuPolicy
 
 _Answer = tuple[bool, str, str]
 _BASEBOARD = (8, 4)

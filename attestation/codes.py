@@ -42,6 +42,8 @@ CODES = MappingProxyType(
         "tdx-debug": "launch the guest without the debug attribute",
         "tdx-attributes": "launch the guest with SEPT_VE_DISABLE and nothing that weakens it",
         "tdx-service-td": "launch the guest without a migration or other service TD",
+        "tdx-devices": "launch the guest without devices bound to the TD; no policy can name them",
+        "tdx-partition": "attest the TD itself, not a virtual machine that it runs inside",
         "tdx-refused": "report this with the quote's version; the cause has no code yet",
         "tcb-revoked": "update the platform; Intel no longer vouches for its firmware at all",
         "tcb-unknown": "update the platform; Intel lists no level as low as its firmware",

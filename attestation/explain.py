@@ -14,7 +14,7 @@ from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
 from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
 from attestation.gpu.claims import GpuClaims
-from attestation.policy import PolicyFile
+from attestation.policy_file import PolicyFile
 from attestation.tdx.claims import TdxClaims
 
 Verdict = Literal["affirmed", "authentic", "refused", "undecidable", "malformed"]

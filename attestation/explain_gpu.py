@@ -8,7 +8,7 @@ from typing import Any, Literal
 from attestation.checks import stamp
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind
-from attestation.policy import GpuPolicy
+from attestation.policy_file import GpuPolicy
 
 
 def gpu_words(devices: tuple[GpuClaims, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,7 +9,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-from attestation.errors import Malformed, Undecidable
+from attestation.codec import unb64
+from attestation.errors import Malformed
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----\n"
 _END = b"\n-----END CERTIFICATE-----\n"
@@ -91,11 +91,10 @@ class RevocationList:
     next_update: datetime
 
     @classmethod
-    def parse(cls, der: bytes, *, what: str, now: datetime) -> RevocationList:
-        """Read the dates of a CRL that holds at `now`.
+    def parse(cls, der: bytes, *, what: str) -> RevocationList:
+        """Read the dates of a CRL, not its signature.
 
-        Raises `Undecidable` `crl-future` or `crl-expired` outside its window, `Malformed`
-        `crl-malformed` for anything but one DER CRL with both dates. Does not check the signature.
+        Raises `Malformed` `crl-malformed` for anything but one DER CRL with both dates.
         """
         try:
             crl = x509.load_der_x509_crl(der)
@@ -104,10 +103,6 @@ class RevocationList:
             raise Malformed("crl-malformed", f"{what} of {len(der)} bytes is not a CRL") from None
         if next_update is None:
             raise Malformed("crl-malformed", f"{what} does not say when its successor is due")
-        if now < this_update:  # a list from the future would hide that it is not today's
-            raise Undecidable("crl-future", f"{what} is issued {this_update:%Y-%m-%dT%H:%M:%SZ}")
-        if next_update <= now:
-            raise Undecidable("crl-expired", f"{what} ended {next_update:%Y-%m-%dT%H:%M:%SZ}")
         return cls(this_update, next_update)
 
 
@@ -203,11 +198,10 @@ def _decode(block: bytes, *, what: str) -> bytes:
     full = rest > 0 and text[_COLUMNS :: _COLUMNS + 1] == b"\n" * breaks
     body = text.replace(b"\n", b"")
     try:
-        der = binascii.a2b_base64(body, strict_mode=True)
-    except binascii.Error:
+        der = unb64(body.decode("ascii"), what=what)
+    except (Malformed, UnicodeDecodeError):
         raise Malformed("certificate-malformed", f"{what} is not PEM") from None
-    # As many line feeds as there are full lines, and no other: the rest is what DER encodes to.
-    canonical = len(body) == len(text) - breaks and binascii.b2a_base64(der, newline=False) == body
-    if not (full and canonical and block.endswith(_END)):
+    # As many line feeds as there are full lines, and no other.
+    if not full or len(body) != len(text) - breaks or not block.endswith(_END):
         raise Malformed("certificate-malformed", f"{what} is not canonical PEM")
     return der

@@ -1,83 +1,31 @@
-"""What dcap-qvl leaves unchecked in a quote it accepted: roles, issuers, dates and counters."""
+"""What dcap-qvl leaves unchecked in a quote it accepted: roles, issuers, counters, attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
-from attestation.errors import ConfigError, NotAffirmed, NotAuthentic, Undecidable
-from attestation.tdx.claims import TdReport, Window
-from attestation.tdx.collateral import Endorsed, instant
-from attestation.x509 import Named, RevocationList
+from attestation.errors import NotAffirmed, NotAuthentic, Undecidable
+from attestation.tdx.claims import TdExtension, TdReport
+from attestation.tdx.stated import Root, Stated
+from attestation.x509 import Named
 
-_ROOT_ROLE = "SGX Root CA"
-_TCB_SIGNER = ("SGX TCB Signing",)
 _PCK_LEAF = ("SGX PCK Certificate",)
-_PCK_ISSUER = ("SGX PCK Platform CA", "SGX PCK Processor CA")
 _KNOWN_ATTRIBUTES = sum(1 << bit for bit in (0, 4, 5, 6, 16, 27, 28, 29, 30, 31, 62, 63))
 """TD_ATTRIBUTES that the TDX module ABI names: DEBUG, the profiling bits, ICSSD, LASS,
 SEPT_VE_DISABLE, MIGRATABLE, PKS, KL, TPA and PERFMON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chains:
-    """The chains of a quote and its collateral, whose signatures dcap-qvl has checked."""
-
-    pck: tuple[bytes, bytes, bytes]
-    endorsed: Endorsed
-    root_der: bytes
-
-
-def check_roles(chains: Chains) -> datetime:
-    """Check that every certificate plays its role under the pinned root; return the first end.
-
-    dcap-qvl accepts collateral signed by any leaf under the root, and the key of a PCK leaf is in
-    reach of whoever owns a machine. Names carry the root's own prefix (`Intel`, `Simulated`).
-    """
-    root_der, sent = chains.root_der, chains.endorsed
-    root = Named.parse(root_der, what="root certificate")
-    owner = root.common_name.removesuffix(_ROOT_ROLE)
-    if owner == root.common_name:
-        raise ConfigError("tdx-root", "the pinned root is not an SGX root")
-    leaf = Named.parse(chains.pck[0], what="PCK certificate")
-    issuer = Named.parse(chains.pck[1], what="PCK authority")
-    _check_role(leaf, owner=owner, roles=_PCK_LEAF)
-    _check_role(issuer, owner=owner, roles=_PCK_ISSUER)
-    used = [root, leaf, issuer]
-    # TCB info and QE identity are nearly always signed by the same one.
-    for chain in {sent.tcb_info_chain, sent.qe_identity_chain}:
-        signer = Named.parse(chain[0], what="TCB signer")
-        _check_role(signer, owner=owner, roles=_TCB_SIGNER)
-        if chain[1:] != (root_der,):  # so the path that dcap-qvl found is signer, root
-            raise NotAuthentic("tdx-chain", "the TCB signer is not issued by the pinned root")
-        used.append(signer)
+def check_pck(chain: tuple[bytes, bytes, bytes], stated: Stated, *, root: Root) -> datetime:
+    """Check that the chain's leaf is a PCK certificate of the authority; return when it ends."""
+    leaf = Named.parse(chain[0], what="PCK certificate")
+    root.check_role(leaf, roles=_PCK_LEAF)
     # Not the root's subject, so the path that dcap-qvl found is leaf, authority, root.
-    if leaf.issuer != issuer.subject:
+    if leaf.issuer != stated.authority.subject:
         raise NotAuthentic("tdx-chain", "the PCK certificate is not issued by its authority")
-    if chains.pck[2] != root_der or sent.pck_crl_chain != (chains.pck[1], root_der):
+    if chain[1:] != stated.pck_chain:
         raise NotAuthentic("tdx-chain", "PCK or PCK CRL do not lead to the pinned root")
-    return min(certificate.not_after for certificate in used)
-
-
-def check_revocation_dates(sent: Endorsed, *, now: datetime) -> tuple[Window, Window]:
-    """Check that root CRL and PCK CRL are today's; dcap-qvl accepts lists from the future."""
-    windows = []
-    for what, der in (("root CRL", sent.root_crl), ("PCK CRL", sent.pck_crl)):
-        crl = RevocationList.parse(der, what=what, now=now)
-        windows.append(Window(crl.this_update, crl.next_update))
-    return windows[0], windows[1]
-
-
-def check_window(statement: Mapping[str, object], *, what: str, now: datetime) -> Window:
-    """Return when a signed statement of Intel's holds, which must include `now`."""
-    issued = instant(statement.get("issueDate"), what=f"{what} issueDate")
-    expires = instant(statement.get("nextUpdate"), what=f"{what} nextUpdate")
-    if now < issued:
-        raise Undecidable("collateral-future", f"{what} is issued {issued:%Y-%m-%dT%H:%M:%SZ}")
-    if expires <= now:
-        raise Undecidable("collateral-expired", f"{what} ended {expires:%Y-%m-%dT%H:%M:%SZ}")
-    return Window(issued, expires)
+    return leaf.not_after
 
 
 def check_pce(tcb_info: Mapping[str, object], *, pce_id: bytes) -> None:
@@ -106,6 +54,27 @@ def check_module_not_rolled_back(report: TdReport) -> None:
         )
 
 
-def _check_role(certificate: Named, *, owner: str, roles: tuple[str, ...]) -> None:
-    if certificate.common_name not in {owner + role for role in roles}:
-        raise NotAuthentic("tdx-role", f"a certificate is not named as {' or '.join(roles)}")
+def check_extension(extension: TdExtension | None) -> None:
+    """Check that a TD 1.5ex body states nothing that no policy can name; dcap-qvl looks at none.
+
+    Only `td_id` may be other than zero: it tells TDs apart and says nothing of any.
+    """
+    if extension is None:
+        return
+    if any(
+        any(field)
+        for field in (
+            extension.init_service_td_hash,
+            extension.init_service_td_attributes,
+            extension.init_cpu_svn,
+            extension.init_tee_tcb_svn,
+            extension.init_tee_fmspc,
+            extension.cur_service_td_hash,
+            extension.cur_service_td_attributes,
+        )
+    ):
+        raise NotAffirmed("tdx-service-td", "a service TD is or was bound to this TD")
+    if any(extension.dev_info):
+        raise NotAffirmed("tdx-devices", "devices are bound to this TD that no policy names")
+    if extension.vmid:
+        raise NotAffirmed("tdx-partition", f"the report is of virtual machine {extension.vmid}")

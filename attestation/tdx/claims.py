@@ -22,6 +22,30 @@ class TcbStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class TdExtension:
+    """What a body of TD 1.5ex states beside that of TD 1.5 (`sgx_quote_5.h`), as in the quote.
+
+    `init_cpu_svn`, `init_tee_tcb_svn` and `init_tee_fmspc` are about the platform of the service TD
+    that was bound first, `init_service_td_*` and `cur_service_td_*` about the first and the present
+    one: zeros where none is.
+    """
+
+    vmid: int
+    """0 for a TD as such, 1 to 3 for a virtual machine that it runs inside itself."""
+    td_id: bytes
+    """32 bytes: tells this TD from all others; nothing about it can be known beforehand."""
+    dev_info: bytes = bytes(48)
+    """48 bytes: digest over the devices that are bound to the TD, zero without one."""
+    init_service_td_hash: bytes = bytes(48)
+    init_service_td_attributes: bytes = bytes(8)
+    init_cpu_svn: bytes = bytes(16)
+    init_tee_tcb_svn: bytes = bytes(16)
+    init_tee_fmspc: bytes = bytes(12)
+    cur_service_td_hash: bytes = bytes(48)
+    cur_service_td_attributes: bytes = bytes(8)
+
+
+@dataclass(frozen=True, slots=True)
 class TdReport:
     """The body of the quote: the measured guest, as the CPU and the TDX module report it."""
 
@@ -49,6 +73,8 @@ class TdReport:
     """16 bytes: the TDX module when the TD was launched."""
     tee_tcb_svn2: bytes | None
     """16 bytes: the TDX module now; `None` in quotes of body TD 1.0, which do not say."""
+    extension: TdExtension | None = None
+    """`None` in quotes of other bodies than TD 1.5ex."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -69,13 +68,6 @@ class Endorsed:
             pck_crl_chain=_chain(document.pck_crl_issuer_chain, what="PCK CRL issuer chain"),
             tcb_info_chain=tcb_info_chain,
             qe_identity_chain=qe_identity_chain,
-        )
-
-    def statements(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return TCB info and QE identity; call it after their signatures have been checked."""
-        return (
-            json.loads(self.document.tcb_info),
-            json.loads(self.document.qe_identity),
         )
 
 

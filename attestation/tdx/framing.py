@@ -8,7 +8,6 @@ from attestation.errors import Malformed
 from attestation.tdx.layout import (
     BODY_SIZES,
     BODY_TD10,
-    BODY_TD15,
     HEADER_SIZE,
     KEY_TYPE_ECDSA_P256,
     QE_VENDOR_INTEL,
@@ -75,7 +74,7 @@ def _body_size(quote: bytes, version: int) -> int:
         return BODY_SIZES[BODY_TD10]
     body_type = int.from_bytes(quote[48:50], "little")
     size = int.from_bytes(quote[50:54], "little")
-    if body_type not in (BODY_TD10, BODY_TD15):
+    if body_type not in BODY_SIZES:
         raise Malformed("quote-unsupported", f"quote body of type {body_type} is not a TD report")
     if size != BODY_SIZES[body_type]:
         raise Malformed("quote-malformed", f"quote body of type {body_type} has {size} bytes")

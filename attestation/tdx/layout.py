@@ -6,10 +6,10 @@ Intel TDX DCAP Quoting Library API, appendix "Quote format"; all integers are li
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 
 from attestation.errors import Malformed
-from attestation.tdx.claims import TdReport
+from attestation.tdx.claims import TdExtension, TdReport
 from attestation.types import ReportData
 
 HEADER_SIZE = 48
@@ -25,6 +25,7 @@ BODY_SIZES = {BODY_TD10: 584, BODY_TD15: 648, BODY_TD15_EX: 885}
 
 _TD10 = struct.Struct("<16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")
 _TD15 = struct.Struct("<16s48s")
+_TD15_EX = struct.Struct("<B32s48s48s8s16s16s12s48s8s")
 _HEADER = struct.Struct("<HHIHH16s20s")
 _DESCRIPTOR = struct.Struct("<HI")
 
@@ -51,13 +52,12 @@ V5 = Header(version=5)
 
 
 def encode_report(report: TdReport) -> bytes:
-    """Return 584 bytes, or 648 where the report states `tee_tcb_svn2` (body TD 1.5)."""
-    for name, value in asdict(report).items():
-        expected = _SIZES[name]
-        sizes = [len(item) for item in value] if name == "rtmrs" else [len(value or bytes(16))]
-        if any(size != expected for size in sizes):
-            raise Malformed("quote-malformed", f"{name} of {sizes} bytes, not {expected}")
-    body = _TD10.pack(
+    """Return 584 bytes, 648 where the report states `tee_tcb_svn2`, 885 where it has an extension.
+
+    Raises `Malformed` for fields of other sizes, and for a service TD that the body cannot state.
+    """
+    body = _packed(
+        _TD10,
         report.tee_tcb_svn,
         report.mr_seam,
         report.mr_signer_seam,
@@ -71,22 +71,34 @@ def encode_report(report: TdReport) -> bytes:
         *report.rtmrs,
         report.report_data,
     )
-    if report.tee_tcb_svn2 is not None:
-        return body + _TD15.pack(report.tee_tcb_svn2, report.mr_service_td)
-    if any(report.mr_service_td):
-        raise Malformed("quote-malformed", "a TD 1.0 body has no mr_service_td")
-    return body
+    extension = report.extension
+    if report.tee_tcb_svn2 is None:
+        if any(report.mr_service_td) or extension is not None:
+            raise Malformed("quote-malformed", "a TD 1.0 body has no mr_service_td, no extension")
+        return body
+    body += _packed(_TD15, report.tee_tcb_svn2, report.mr_service_td)
+    return body if extension is None else body + _packed(_TD15_EX, *astuple(extension))
+
+
+def _packed(layout: struct.Struct, *fields: bytes | int) -> bytes:
+    """Pack fields that have their exact sizes: `struct` would cut or pad them."""
+    packed = layout.pack(*fields)
+    if layout.unpack(packed) != fields:
+        raise Malformed("quote-malformed", "a field of a TD report has not its size")
+    return packed
 
 
 def decode_report(body: bytes) -> TdReport:
-    """Read a body of 584 (TD 1.0), 648 (TD 1.5) or 885 bytes; nothing in it is verified yet."""
+    """Read a body of 584 (TD 1.0), 648 (TD 1.5) or 885 bytes (TD 1.5ex); nothing is verified."""
     if len(body) not in BODY_SIZES.values():
         raise Malformed("quote-malformed", f"report body of {len(body)} bytes")
     (tcb, seam, signer, seam_attributes, td_attributes, xfam, mrtd, config_id, owner, owner_config,
      *rtmrs, report_data) = _TD10.unpack_from(body)  # fmt: skip
-    svn2, service_td = None, bytes(48)
+    svn2, service_td, extension = None, bytes(48), None
     if len(body) > _TD10.size:
         svn2, service_td = _TD15.unpack_from(body, _TD10.size)
+    if len(body) > _TD10.size + _TD15.size:
+        extension = TdExtension(*_TD15_EX.unpack_from(body, _TD10.size + _TD15.size))
     return TdReport(
         mrtd=mrtd,
         rtmrs=(rtmrs[0], rtmrs[1], rtmrs[2], rtmrs[3]),
@@ -102,6 +114,7 @@ def decode_report(body: bytes) -> TdReport:
         report_data=report_data,
         tee_tcb_svn=tcb,
         tee_tcb_svn2=svn2,
+        extension=extension,
     )
 
 
@@ -134,11 +147,3 @@ def claimed_body(quote: bytes) -> bytes:
 def claimed_report_data(quote: bytes) -> ReportData:
     """Return the 64 bytes of REPORT_DATA of an unverified quote, to compare with one's own."""
     return ReportData(decode_report(claimed_body(quote)).report_data)
-
-
-_SIZES = dict.fromkeys(
-    ("mrtd", "rtmrs", "mr_config_id", "mr_owner", "mr_owner_config", "mr_seam"), 48
-)
-_SIZES |= dict.fromkeys(("mr_signer_seam", "mr_service_td"), 48)
-_SIZES |= dict.fromkeys(("seam_attributes", "td_attributes", "xfam"), 8)
-_SIZES |= {"report_data": 64, "tee_tcb_svn": 16, "tee_tcb_svn2": 16}

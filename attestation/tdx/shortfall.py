@@ -34,10 +34,10 @@ def _short(
     components: Sequence[Mapping[str, Any]], svns: bytes, *, kind: str, first: int = 0
 ) -> Iterator[ShortSvn]:
     for index, (component, svn) in enumerate(zip(components, svns, strict=True)):
-        if index < first:
-            continue
-        what = component.get("type") or component.get("category")
-        yield from _one(f"{kind} {index}" + (f" ({what})" if what else ""), svn, component["svn"])
+        if svn < component["svn"] and index >= first:
+            what = component.get("type") or component.get("category")
+            name = f"{kind} {index}" + (f" ({what})" if what else "")
+            yield ShortSvn(name, svn, component["svn"])
 
 
 def _module(identities: Sequence[Mapping[str, Any]], tee_tcb_svn: bytes) -> Iterator[ShortSvn]:

@@ -30,7 +30,7 @@ PARSERS = {
     "event log": lambda data: EventLog.parse(data).runtime_events(),
     "dstack log": lambda data: EventLog.parse_dstack(data).runtime_events(),
     "PEM": lambda data: parse_pem_chain(data, what="chain", longest=3),
-    "CRL": lambda data: RevocationList.parse(data, what="CRL", now=NOW),
+    "CRL": lambda data: RevocationList.parse(data, what="CRL"),
     "certificate": lambda data: parse_certificate(data, what="certificate"),
 }
 

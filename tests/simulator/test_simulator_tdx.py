@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import ConfigError, Refusal
 from attestation.simulator.guest import LAUNCH
@@ -20,12 +21,10 @@ from attestation.simulator.statements import (
     TcbInfo,
     Validity,
 )
-from attestation.tdx.checks import Chains, check_roles
 from attestation.tdx.claims import TcbStatus, TdReport
-from attestation.tdx.collateral import Endorsed
-from attestation.tdx.framing import QuoteFrame
 from attestation.tdx.layout import V4, V5, Header
 from attestation.tdx.quote import verify_quote
+from attestation.tdx.stated import Root
 from tests.simulated_tdx import NOW, mock_intel
 
 INTEL = mock_intel()
@@ -275,8 +274,6 @@ def test_claims_end_with_whatever_ends_first():
 
 
 def test_a_root_that_is_no_sgx_root_is_a_configuration_error():
-    frame = QuoteFrame.parse(INTEL.quote(LAUNCH))
-    wrong = Chains(frame.pck_chain, Endorsed.parse(INTEL.collateral()), frame.pck_chain[1])
     with pytest.raises(ConfigError) as refused:
-        check_roles(wrong)
+        Root.parse(INTEL.platform_ca.certificate.public_bytes(Encoding.DER))
     assert refused.value.code == "tdx-root"

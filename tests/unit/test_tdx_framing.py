@@ -87,7 +87,7 @@ def test_another_kind_of_certification_is_named(at):
     refused("quote-unsupported", patched(at, "<H", 7))
 
 
-@pytest.mark.parametrize("kind", [0, 1, 4])
+@pytest.mark.parametrize("kind", [0, 1, 5])
 def test_a_body_that_is_no_td_report_we_can_judge_is_named(kind):
     refused("quote-unsupported", patched(48, "<H", kind, V5_QUOTE))
 
