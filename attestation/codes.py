@@ -178,6 +178,11 @@ CODES = MappingProxyType(
         "port-taken": "stop what listens there or choose another port",
         "td-measured-other": "reboot the TD; RTMR3 only extends, and another deployment ran in it",
         "td-journal": "remove the file and reboot the TD",
+        "golden-missing": "seal the model with `--golden`; production serves no unchecked engine",
+        "golden-mismatch": "do not serve: the loaded model answers otherwise than its signer's; "
+        "check the hardware and the engine's version, then the weights that were sealed",
+        "golden-template": "do not serve: tokenizer or chat template are not those of the signer",
+        "golden-unanswered": "look in the log why the engine does not answer, then start again",
         # -- client (attestation.client)
         "service-url": "give the service as https://host:port",
         "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",
@@ -259,6 +264,7 @@ CODES = MappingProxyType(
         "weights-size": "copy the package again; a file was cut or grown",
         "weights-tags": "do not load: the tag table is not the one that was signed",
         "weights-chunk": "do not load: ciphertext was altered, moved or cut",
+        "golden-file": "make the file with scripts/golden; it needs eight clear tokens",
         "weights-content": "seal the model again; a file is not what the manifest says it was",
         "weights-wrong-key": "release the key this package was sealed with",
         "weights-other-manifest": "do not load: the key was released for another manifest",

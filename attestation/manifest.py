@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints
 from attestation import dsse, merkle
 from attestation.codec import Document, canonical_json, parse_document
 from attestation.errors import Malformed
+from attestation.golden import Golden
 from attestation.keyset import Line, Name
 from attestation.sealing import MAX_CHUNK, MIN_CHUNK, TAG, chunk_count
 from attestation.types import Digest
@@ -85,6 +86,8 @@ class Manifest:
     """RFC 6962 root over the entries of all files: the same model, the same root."""
     digest: Digest
     """SHA-256 of the exact payload that was signed."""
+    golden: Golden | None
+    """What the loaded model must say; without it only what was read is known, not what is run."""
 
     @classmethod
     def open(cls, envelope: bytes, *, signer: Ed25519PublicKey) -> Manifest:
@@ -118,6 +121,7 @@ class Manifest:
             files=files,
             weights_root=root,
             digest=Digest.sha256(payload),
+            golden=predicate.golden,
         )
 
     def tags_span(self, file: SealedFile) -> tuple[int, int]:
@@ -137,6 +141,7 @@ def issue(
     key: str,
     key_commitment: bytes,
     signer: Ed25519PrivateKey,
+    golden: Golden | None = None,
 ) -> bytes:
     """Return the envelope of a new manifest, which `Manifest.open` accepts."""
     predicate = {
@@ -160,6 +165,8 @@ def issue(
             for file in files
         ],
     }
+    if golden is not None:
+        predicate["golden"] = golden.model_dump(mode="json")
     statement = {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in files],
@@ -235,6 +242,7 @@ class _Predicate(Document):
     key_commitment: Hex32
     weights_root: Hex32
     files: Annotated[tuple[_File, ...], Field(min_length=1)]
+    golden: Golden | None = None
 
 
 class _Statement(Document):

@@ -1,8 +1,8 @@
 """The boot: settings in, `Ready` out, and nothing that could serve in between.
 
-harden → signed manifests → measure → keys of this boot → broker → unseal → engine → Ready. Every
-step needs what the one before it returned, so the order is not a convention. Whatever fails, no
-port was open and no plaintext weight was on a disk.
+harden → signed manifests → measure → keys of this boot → broker → unseal → engine → golden output
+→ Ready. Every step needs what the one before it returned, so the order is not a convention.
+Whatever fails, no port was open and no plaintext weight was on a disk.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from server.engine.client import EngineClient
 from server.engine.isolation import decide, probe
 from server.engine.launch import SHUTDOWN_SECONDS, TRUSTED_DEVICES, EngineSpec, launch
 from server.engine.supervisor import EngineSupervisor
+from server.golden import check
 from server.keyagent import KeyAgent
 from server.keyfile import ApiKeyFile
 from server.measure import measure, runtime_events
@@ -94,6 +95,8 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                 engine = settings.file.models[name].engine
                 engines[name] = await _start(stack, spec, engine, grant=grant)
                 client = await stack.enter_async_context(EngineClient(str(spec.socket)))
+                if (golden := package.manifest.golden) is not None:
+                    await check(client, golden, model=name, seconds=engine.start_seconds)
                 models[name] = ServedModel(
                     client, engine.device, engine.reasoning, engine.max_model_len
                 )

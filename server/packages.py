@@ -14,13 +14,17 @@ from server.settings import Settings
 def open_packages(settings: Settings) -> dict[str, SealedModel]:
     """Return the package of every served model, by name; manifest, listing and tags are checked.
 
-    Raises `ConfigError` for a signer file that holds no key, and the refusals of
-    `SealedModel.open`.
+    Raises `ConfigError` for a signer file that holds no key or, in production, a model without a
+    golden output, and the refusals of `SealedModel.open`.
     """
-    return {
+    packages = {
         name: SealedModel.open(settings.path(model.sealed), signer=signer(settings, name))
         for name, model in settings.file.models.items()
     }
+    for name, package in packages.items():
+        if settings.file.profile == "production" and package.manifest.golden is None:
+            raise ConfigError("golden-missing", f"the manifest of {name} says no golden output")
+    return packages
 
 
 def signer(settings: Settings, name: str) -> Ed25519PublicKey:

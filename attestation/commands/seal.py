@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter, ValidationError
 
 from attestation import dsse
-from attestation.codec import b64, unb64
+from attestation.codec import b64, parse_document, unb64
 from attestation.commands import files
 from attestation.commands.files import Commands
 from attestation.confidential import data_key
-from attestation.errors import ConfigError
+from attestation.errors import ConfigError, Malformed
+from attestation.golden import Golden
 from attestation.keyset import Name
 from attestation.types import Digest
 
@@ -42,6 +43,9 @@ def register(commands: Commands) -> None:
     seal.add_argument("--name", help="served name (default: the directory's)")
     seal.add_argument("--version", type=_version, default=1, help="grows with releases (default 1)")
     seal.add_argument("--source", help="where the weights are from; signed into the manifest")
+    seal.add_argument(
+        "--golden", type=Path, metavar="FILE", help="what the model must say, of scripts/golden"
+    )
     seal.add_argument("--workers", type=int, default=max(2, os.cpu_count() or 2))
     files.add_json(seal)
     seal.set_defaults(run=run_seal)
@@ -83,6 +87,7 @@ def run_seal(args: argparse.Namespace) -> int:
         signer = dsse.private_key(files.read(args.sign), name=str(args.sign))
     else:
         signer = Ed25519PrivateKey.generate()
+    golden = _golden(args.golden) if args.golden else None
     dek = data_key(secrets.token_bytes(32))
     listed = inventory(args.model)
     for skipped in listed.skipped:
@@ -100,6 +105,7 @@ def run_seal(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=progress,
             listed=listed,
+            golden=golden,
         )
     aad = model_key_aad(resource, manifest=str(manifest.digest), minimum_version=args.version)
     wrapped = WrappedKey(
@@ -211,6 +217,13 @@ def _name(text: str) -> str:
         return TypeAdapter(Name).validate_python(text)
     except ValidationError:
         raise ConfigError("seal-argument", "the name is not one a model is served under") from None
+
+
+def _golden(path: Path) -> Golden:
+    try:
+        return parse_document(Golden, files.read(path))
+    except Malformed as refusal:
+        raise ConfigError("golden-file", f"{path.name}: {refusal.why}") from None
 
 
 def _version(text: str) -> int:

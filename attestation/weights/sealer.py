@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.confidential import DataKey
 from attestation.errors import ConfigError
+from attestation.golden import Golden
 from attestation.manifest import MANIFEST, TAGS, Manifest, SealedFile, issue
 from attestation.sealing import TAG, FileCipher, FileShape, chunk_count, commitment
 from attestation.weights.source import Inventory, SourceFile, inventory
@@ -45,6 +46,7 @@ def seal(
     workers: int = 2,
     progress: Progress = lambda _: None,
     listed: Inventory | None = None,
+    golden: Golden | None = None,
 ) -> Manifest:
     """Write the sealed package of `model_dir` into the new or empty directory `out`.
 
@@ -67,6 +69,7 @@ def seal(
             key=key_uri,
             key_commitment=commitment(dek, generation=generation),
             signer=signer,
+            golden=golden,
         )
         _write(out / TAGS, tags)
         _write(out / f".{MANIFEST}", envelope)

@@ -19,6 +19,8 @@ MODEL = "qwen3-demo"
 MODEL_KEY = "tacit/demo/qwen3-demo"
 PEPPER = "tacit/demo/api-key-pepper"
 TENANT = "demo"
+GOLDEN = ".golden.json"
+"""Where a checkpoint may keep its golden output; the name is hidden, so it is not sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class Installation:
             self.sealed.parent.mkdir(exist_ok=True, mode=0o700)
             key = f"file:{self.broker_config.parent}/kek"
             words = ["--key", key, "--resource", MODEL_KEY, "--sign", signer, "--name", MODEL]
+            if (golden := checkpoint / GOLDEN).exists():
+                words += ["--golden", golden]
             show([TACIT, "seal", checkpoint, self.sealed, *words])
             stamp.write_text(state)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 STAMP = ".recipe"  # hidden: not part of the model
+GOLDEN = ".golden.json"  # signed with the manifest, not part of the model either
 # What Qwen3's authors advise for thinking mode; greedy decoding is advised against there.
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
@@ -45,7 +46,7 @@ def alone(target: Path) -> Iterator[None]:
 def write(into: Path) -> None:
     """Train and write a complete Hugging Face model directory."""
     # Imports of seconds, not needed when the model is there.
-    from scripts.demo_model import corpus, tokenizer, train  # noqa: PLC0415
+    from scripts.demo_model import corpus, golden, tokenizer, train  # noqa: PLC0415
 
     texts = [
         sample.prompt + sample.completion
@@ -65,6 +66,8 @@ def write(into: Path) -> None:
     (into / "README.md").write_text(
         card(sum(weight.numel() for weight in model.parameters())), "utf-8"
     )
+    said = golden.answer(model, vocabulary, ends=(end, padding))
+    (into / GOLDEN).write_text(said.model_dump_json(indent=2) + "\n", "utf-8")
     (into / STAMP).write_text(recipe() + "\n", "ascii")
 
 

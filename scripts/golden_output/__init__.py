@@ -1,0 +1,1 @@
+"""What a model says to one prompt, written down for its signed manifest."""
