@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,7 +17,7 @@ from attestation.confidential import data_key
 from attestation.errors import Refusal
 from attestation.keywire import Ask, Grant, Noted, Refused, decode_question, encode
 from attestation.weights import SealedModel, seal
-from tests.sealed_world import DEK, SIGNER, seal_model, write_model
+from tests.sealed_world import CHUNK, DEK, SIGNER, seal_model, write_model
 
 PROMPTS = [[1, 2, 3, 4, 5], [40, 30, 20, 10], [7] * 20]
 
@@ -43,11 +44,12 @@ def make_model(into: Path) -> None:
 
 
 class Agent(threading.Thread):
-    """A key agent of a few lines: grants what it holds, keeps what it is told."""
+    """A key agent of a few lines: grants what it holds until closed, keeps what it is told."""
 
     def __init__(self, path: Path, grant: Grant) -> None:
         super().__init__(daemon=True)
         self.heard: list[Ask | Refused] = []
+        self.closed = False
         self._grant = grant
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
@@ -60,12 +62,23 @@ class Agent(threading.Thread):
             with connection:
                 question = decode_question(connection.makefile("rb").readline())
                 self.heard.append(question)
-                answer = self._grant if isinstance(question, Ask) else Noted()
+                answer = Refused("key-window") if self.closed else self._grant
+                answer = answer if isinstance(question, Ask) else Noted()
                 connection.sendall(encode(answer))
 
 
-def generate(model: Path, **how: object) -> list[list[int]]:
-    from vllm import LLM, SamplingParams
+def tokens(llm: object) -> list[list[int]]:
+    from vllm import SamplingParams
+
+    llm.reset_prefix_cache()
+    sampling = SamplingParams(temperature=0.0, max_tokens=16, detokenize=False, ignore_eos=True)
+    answers = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], sampling)
+    return [list(answer.outputs[0].token_ids) for answer in answers]
+
+
+def generate(model: Path, *agents: Agent, **how: object) -> list[list[list[int]]]:
+    """Generate once, and again after reloads: one that each of `agents` grants, one it refuses."""
+    from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
     llm = LLM(
@@ -77,13 +90,21 @@ def generate(model: Path, **how: object) -> list[list[int]]:
         dtype="bfloat16",
         **how,
     )
-    sampling = SamplingParams(temperature=0.0, max_tokens=16, detokenize=False, ignore_eos=True)
-    answers = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], sampling)
-    tokens = [list(answer.outputs[0].token_ids) for answer in answers]
+    said = [tokens(llm)]
+    for agent in agents:
+        llm.collective_rpc("reload_weights")
+        said.append(tokens(llm))
+        agent.closed = True
+        try:
+            llm.collective_rpc("reload_weights")
+            said.append([])
+        except Exception as error:
+            print(type(error).__name__, error, file=sys.stderr)
+            said.append(tokens(llm))
     llm.llm_engine.engine_core.shutdown()
     del llm
     cleanup_dist_env_and_memory()
-    return tokens
+    return said
 
 
 def sealed(
@@ -129,6 +150,70 @@ def stream(directory: Path) -> dict[str, object]:
     return {"whole": whole, "damaged": read(""), "skipped": read("b.w")}
 
 
+def rows(directory: Path) -> dict[str, object]:
+    """Use sealed tensors as vLLM's weight loaders do, and count what that reads."""
+    import torch
+    from safetensors.torch import save_file
+    from tacit_vllm.rows import Rows
+
+    wide = torch.arange(8 * CHUNK, dtype=torch.int64).to(torch.int8).reshape(8, CHUNK)
+    model = directory / "wide"
+    write_model(model)
+    for shard in model.glob("model*"):
+        shard.unlink()
+    save_file({"w": wide}, model / "model.safetensors")
+    manifest = seal_model(model, directory / "wide-sealed")
+    shard = next(
+        directory / "wide-sealed" / f.sealed_name for f in manifest.files if f.role == "weights"
+    )
+    damaged = bytearray(shard.read_bytes())
+    damaged[-1] ^= 1  # in the last row
+    shard.write_bytes(damaged)
+    package = SealedModel.open(directory / "wide-sealed", signer=SIGNER.public_key())
+    with package.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
+        reading = Rows(unlocked, refusing=nullcontext)
+        ((name, sealed),) = reading.tensors(skip=lambda _: False)
+        result = {"untouched": reading.unsealed, "shape": [name, *sealed.shape, str(sealed.dtype)]}
+        param = torch.empty(3, CHUNK, dtype=torch.int8)
+        param.copy_(sealed.narrow(0, 1, 3))
+        result["rows"] = [reading.unsealed // CHUNK, torch.equal(param, wide[1:4])]
+        same = [
+            torch.equal(sealed[2:3], wide[2:3]),
+            torch.equal(sealed.data[-4:-2], wide[-4:-2]),
+            torch.equal(sealed.detach().narrow(0, 0, 2).t(), wide[:2].t()),
+        ]
+        refused = []
+        for use in (
+            lambda: sealed[7:],
+            lambda: sealed.narrow(1, 0, 5),
+            lambda: sealed[::2],
+            lambda: sealed[0],
+            lambda: torch.empty(8, CHUNK, dtype=torch.int8).copy_(sealed),
+            lambda: sealed.to(torch.float32),
+            lambda: sealed.add_(1),
+        ):
+            try:
+                use()
+                refused.append("given")
+            except (Refusal, TypeError) as error:
+                refused.append(getattr(error, "code", str(error)))
+        damaged[-1] ^= 1
+        shard.write_bytes(damaged)
+        same += [
+            torch.equal(sealed.narrow(1, 3, 5), wide[:, 3:8]),
+            torch.equal(sealed[::2], wide[::2]),
+            torch.equal(sealed[0], wide[0]),
+            torch.equal(sealed.to(torch.float32), wide.to(torch.float32)),
+            torch.equal(torch.cat([sealed, sealed]), torch.cat([wide, wide])),
+        ]
+    try:
+        sealed[1:2]
+        refused.append("given")
+    except RuntimeError:
+        refused.append("closed")
+    return {"rows of a tensor": result | {"same": same, "refused": refused}}
+
+
 def ring() -> dict[str, object]:
     """Take windows while tensors over earlier ones live, and after they are gone."""
     import torch
@@ -158,9 +243,14 @@ def main(directory: Path) -> None:
 
     result = stream(directory)
     result |= ring()
+    result |= rows(directory)
     result |= {"shards": sum(f.role == "weights" for f in manifest.files)}
-    result["plain"] = generate(plain, load_format="safetensors")
-    result["sealed"] = generate(small, **sealed(directory, package, "agent", signer))
+    (result["plain"],) = generate(plain, load_format="safetensors")
+    result["sealed"], result["reloaded"], result["refused"] = generate(
+        small, agent, **sealed(directory, package, "agent", signer)
+    )
+    result["closed"] = [told.code for told in agent.heard if isinstance(told, Refused)]
+    agent.closed = False
     result["asked"] = [question.model for question in agent.heard if isinstance(question, Ask)]
 
     last = [file for file in manifest.files if file.role == "weights"][-1]
@@ -173,7 +263,7 @@ def main(directory: Path) -> None:
         result["tampered"] = "loaded"
     except Exception as error:
         result["tampered"] = f"{type(error).__name__}: {error}"
-    result["reported"] = [told.code for told in agent.heard if isinstance(told, Refused)]
+    result["reported"] = [told.code for told in agent.heard if isinstance(told, Refused)][1:]
     print(f"\n{json.dumps(result)}")
 
 

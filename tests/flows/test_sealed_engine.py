@@ -39,7 +39,20 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def test_sealed_weights_make_the_tokens_of_plain_ones(outcome: dict[str, object]) -> None:
     assert outcome["shards"] == 3
     assert outcome["sealed"] == outcome["plain"]
-    assert outcome["asked"] == ["tiny"]  # the key was fetched once
+    assert outcome["asked"] == ["tiny"] * 3  # once for the load and for each of two reloads
+
+
+def test_a_reload_takes_the_key_again_and_makes_the_same_tokens(
+    outcome: dict[str, object],
+) -> None:
+    assert outcome["reloaded"] == outcome["plain"]
+
+
+def test_a_reload_that_gets_no_key_leaves_the_old_weights_serving(
+    outcome: dict[str, object],
+) -> None:
+    assert outcome["refused"] == outcome["plain"]
+    assert outcome["closed"] == ["key-window"]
 
 
 def test_a_tampered_shard_stops_the_load_and_the_agent_hears_why(
@@ -62,3 +75,26 @@ def test_memory_is_used_again_only_when_no_tensor_of_it_is_left(
 ) -> None:
     assert outcome["reused while held"] is False
     assert outcome["reused after"] is True
+
+
+def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
+    outcome: dict[str, object],
+) -> None:
+    said = outcome["rows of a tensor"]
+    assert isinstance(said, dict)
+    assert said["untouched"] == 0
+    assert said["shape"] == ["w", 8, 1 << 20, "torch.int8"]
+    assert said["rows"] == [4, True]  # three rows lie in four chunks: the header shifts them
+    assert said["same"] == [True] * 8
+
+
+def test_a_sealed_tensor_gives_no_damaged_byte_to_any_operation(
+    outcome: dict[str, object],
+) -> None:
+    said = outcome["rows of a tensor"]
+    assert isinstance(said, dict)
+    assert said["refused"] == [
+        *["weights-chunk"] * 6,
+        "a sealed tensor is not written to",
+        "closed",
+    ]

@@ -1,16 +1,21 @@
 """vLLM's loader of sealed weights (`--load-format sealed`): no branch of it reads an unsealed file.
 
-It replaces two methods of vLLM's `DefaultModelLoader`, one of them private; a vLLM without them is
+It replaces methods of vLLM's `DefaultModelLoader`, one of them private; a vLLM without them is
 refused when the format is registered.
+
+The key agent gives a rank the key once, and the loader keeps none. A reload therefore asks again,
+before vLLM touches a weight: our agent closed its window when the engine was ready and refuses, and
+the engine serves on with the weights it has.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 from vllm.config.load import LoadConfig
+from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
@@ -25,12 +31,17 @@ from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
 from attestation.codec import describe
 from attestation.errors import ConfigError, Refusal
 from attestation.keywire import LoaderSettings
-from attestation.weights import SealedModel
+from attestation.weights import SealedModel, UnlockedModel
 from tacit_vllm import keyclient
+from tacit_vllm.rows import Rows
 from tacit_vllm.stream import tensors
 
 FORMAT = "sealed"
-_REPLACED = ("download_model", "_get_weights_iterator")
+_REPLACED = ("download_model", "load_weights", "get_all_weights", "_get_weights_iterator")
+
+Weights = Iterator[tuple[str, torch.Tensor]]
+
+log = logging.getLogger("tacit.loader")
 
 
 class LoadRefused(RuntimeError):
@@ -44,6 +55,7 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         # vLLM constructs loaders more than once: no key and no file is touched here.
         super().__init__(dataclasses.replace(load_config, model_loader_extra_config={}))
         self.load_config = load_config
+        self._by_rows = False
         try:
             extra = load_config.model_loader_extra_config
             self._settings = LoaderSettings.model_validate(extra)
@@ -53,29 +65,61 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
     def download_model(self, model_config: Any) -> None:
         """Do nothing: the package is there or it is not."""
 
-    def _get_weights_iterator(self, source: Any) -> Generator[tuple[str, torch.Tensor], None, None]:
+    def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
+        """Load for the first time: a rank among several unseals only the rows it takes."""
+        # A reload keeps tensors back and counts them first; it gets them whole.
+        self._by_rows = get_tensor_model_parallel_world_size() > 1
+        super().load_weights(model, model_config)
+
+    def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:  # noqa: ARG002
+        """Open the package and fetch the key now; what is returned unseals as it is used.
+
+        Raises `LoadRefused` before anything of `model` has changed.
+        """
         self.counter_before_loading_weights = time.perf_counter()
+        sources = getattr(model, "secondary_weights", ())
+        with self._refusing():
+            if sources or getattr(model, "allow_patterns_overrides", None):
+                raise ConfigError(
+                    "loader-unsupported", "a model whose weights have several sources"
+                )
+            signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self._settings.signer))
+            package = SealedModel.open(Path(self._settings.sealed_dir), signer=signer)
+            grant = keyclient.fetch(self._settings)
+            unlocked = package.unlock(
+                grant.key,
+                manifest=grant.manifest,
+                minimum_version=grant.minimum_version,
+                workers=max(2, min(8, len(os.sched_getaffinity(0)))),
+            )
+        return self._unseal(unlocked)
+
+    def _get_weights_iterator(self, source: Any) -> Weights:  # noqa: ARG002 - vLLM's signature
+        """Refuse: this is how the replaced loader reads unsealed files."""
+        raise LoadRefused("loader-unsupported")
+
+    def _unseal(self, unlocked: UnlockedModel) -> Weights:
+        with self._refusing(), unlocked as model:
+            if not self._by_rows:
+                yield from tensors(model, skip=self._skip)
+                return
+            rows = Rows(model, refusing=self._refusing)
+            yield from rows.tensors(skip=self._skip)
+            whole = sum(file.size for file in model.manifest.files if file.role == "weights")
+            log.info("unsealed %d bytes, the weights have %d", rows.unsealed, whole)
+
+    def _skip(self, name: str) -> bool:
+        return bool(should_skip_weight(name, self.local_expert_ids))
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Tell the agent why nothing was loaded, and vLLM no more than the code."""
         try:
-            yield from self._unseal(source)
+            yield
         except (Refusal, ConfigError) as refusal:
             with suppress(Refusal):
                 keyclient.report(self._settings, refusal.code)
             raise LoadRefused(refusal.code) from None
-
-    def _unseal(self, source: Any) -> Generator[tuple[str, torch.Tensor], None, None]:
-        if source.subfolder or source.allow_patterns_overrides or source.prefix:
-            raise ConfigError("loader-unsupported", "a model whose weights have several sources")
-        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self._settings.signer))
-        package = SealedModel.open(Path(self._settings.sealed_dir), signer=signer)
-        grant = keyclient.fetch(self._settings)
-        workers = max(2, min(8, len(os.sched_getaffinity(0))))
-        with package.unlock(
-            grant.key,
-            manifest=grant.manifest,
-            minimum_version=grant.minimum_version,
-            workers=workers,
-        ) as model:
-            yield from tensors(model, skip=lambda n: should_skip_weight(n, self.local_expert_ids))
 
 
 def register_sealed() -> None:

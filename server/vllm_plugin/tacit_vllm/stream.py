@@ -73,7 +73,8 @@ def tensors(
             unsealing.abandon()
 
 
-def _plan(model: UnlockedModel, skip: Callable[[str], bool]) -> Iterator[tuple[SealedFile, Window]]:
+def places(model: UnlockedModel) -> Iterator[tuple[SealedFile, tuple[TensorPlace, ...]]]:
+    """Yield each file of weights with its tensors; no name occurs twice in a package."""
     seen: set[str] = set()
     for file in model.manifest.files:
         if file.role != "weights":
@@ -84,11 +85,16 @@ def _plan(model: UnlockedModel, skip: Callable[[str], bool]) -> Iterator[tuple[S
         model.unseal_into(file, memoryview(prefix))
         header = bytearray(header_size(bytes(prefix), file_size=file.size))
         model.unseal_into(file, memoryview(header), offset=PREFIX)
-        places = parse_header(bytes(header), file_size=file.size)
-        if not seen.isdisjoint(place.name for place in places):
+        held = parse_header(bytes(header), file_size=file.size)
+        if not seen.isdisjoint(place.name for place in held):
             raise Malformed("safetensors-header", f"file {file.id} repeats another's tensor")
-        seen.update(place.name for place in places)
-        wanted = [place for place in places if not skip(place.name)]
+        seen.update(place.name for place in held)
+        yield file, held
+
+
+def _plan(model: UnlockedModel, skip: Callable[[str], bool]) -> Iterator[tuple[SealedFile, Window]]:
+    for file, held in places(model):
+        wanted = [place for place in held if not skip(place.name)]
         for window in windows(wanted, limit=_WINDOW, gap=model.manifest.chunk_size):
             yield file, window
 
