@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NewType, NoReturn
+from typing import NamedTuple, NewType, NoReturn
 
 from attestation.authenticate import Claims
 from attestation.binding import KeysetBinding
-from attestation.checks import RULES, Case, Facts, closest_guest, keyset_rules, stamp
+from attestation.checks import RULES, Case, Facts, closest_guest
 from attestation.checks_gpu import GpuCase, device_rows, gpu_rules, word_ends, words_end
+from attestation.checks_keyset import KEYSET_RULES
 from attestation.codes import CODES
 from attestation.errors import NotAffirmed
 from attestation.gpu.claims import GpuClaims
 from attestation.policy import Policy
+from attestation.policy_file import stamp
 from attestation.types import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question, answered; the texts hold ids, digests, numbers and dates only."""
+class Check(NamedTuple):
+    """One question, answered; the texts hold ids, digests, numbers and dates only.
+
+    A tuple, because every verification makes forty.
+    """
 
     id: str
     passed: bool
@@ -106,11 +110,9 @@ def appraise_facts(facts: Facts, policy: Policy, *, now: datetime) -> Appraisal:
     case = Case(facts, policy, closest_guest(facts.tdx.report, policy.file.tdx.guests), now)
     rules = RULES
     if isinstance(facts.binding, KeysetBinding):
-        rules += keyset_rules(facts.binding.keyset)
+        rules += KEYSET_RULES
     rules += gpu_rules(facts, policy)
-    checks = tuple(
-        Check(rule.id, *rule.judge(case), why=rule.why, next=CODES[rule.id]) for rule in rules
-    )
+    checks = tuple([Check(rule.id, *rule.judge(case), rule.why, CODES[rule.id]) for rule in rules])
     return Appraisal(policy.name, policy.digest, checks, _expiry(case), case.guest.name)
 
 
@@ -124,8 +126,7 @@ def appraise_device(device: GpuClaims, policy: Policy, *, now: datetime) -> Appr
         raise NotAffirmed("gpu.count", f"policy {policy.name} has no place for a GPU")
     case = GpuCase((device,), expected, now)
     checks = tuple(
-        Check(row.id, *row.judge(case), why=row.why, next=CODES[row.id])
-        for row in device_rows(device)
+        Check(row.id, *row.judge(case), row.why, CODES[row.id]) for row in device_rows(device)
     )
     ends = min([device.expires, *word_ends(case)])
     return Appraisal(policy.name, policy.digest, checks, ends, guest="")

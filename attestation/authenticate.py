@@ -13,17 +13,23 @@ from attestation.evidence import Evidence
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.evidence import MAX_GPU, GpuEndorsements, GpuEvidence, bound_nonce
 from attestation.gpu.verify import GpuRoots, verify_gpu
+from attestation.recent import Recent
 from attestation.tdx.claims import TdxClaims
 from attestation.tdx.eventlog import (
     MAX_EVENT_LOG,
     NO_EVENTS,
     EventLog,
     EventSummary,
+    Registers,
+    Replayed,
     RuntimeEvent,
 )
 from attestation.tdx.quote import QuoteVerifier
 from attestation.tdx.stated import Root
 from attestation.types import Endorsements
+
+_LOGS = 8
+"""Event logs kept parsed: those of the guests a relying party talks to, one a boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,11 @@ class Roots:
     gpu: GpuRoots | None = None
     """NVIDIA's roots; evidence that covers GPUs is undecidable without them."""
     quotes: QuoteVerifier = field(init=False, repr=False, compare=False)
-    """Verifies under `tdx_der`; it keeps the last collaterals parsed."""
+    """Verifies under `tdx_der`; it keeps what it parsed last."""
+    logs: Recent[bytes, Replayed] = field(
+        default_factory=lambda: Recent(_LOGS), init=False, repr=False, compare=False
+    )
+    """What the last event logs that a quote vouched for say."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quotes", QuoteVerifier(Root.parse(self.tdx_der)))
@@ -84,7 +94,7 @@ def authenticate(
     _check_binding(evidence, tdx)
     _check_nonce(evidence.binding, expected_nonce)
     gpu = _gpu_claims(evidence, endorsements, roots=roots, now=now)
-    runtime, events = _replay(evidence.event_log, tdx)
+    runtime, events = _replay(evidence.event_log, tdx, known=roots.logs)
     return Claims(
         _Claims(
             simulated=roots.simulated,
@@ -155,10 +165,17 @@ def _same(given: bytes | str, expected: bytes | str) -> bool:
     return False
 
 
-def _replay(log: bytes, tdx: TdxClaims) -> tuple[tuple[RuntimeEvent, ...], EventSummary]:
-    if not log:
+def _replay(
+    data: bytes, tdx: TdxClaims, *, known: Recent[bytes, Replayed]
+) -> tuple[tuple[RuntimeEvent, ...], EventSummary]:
+    if not data:
         return (), NO_EVENTS
-    return replayed_events(EventLog.parse(log), tdx)
+    kept = known.find(data)
+    if kept is None:
+        runtime, events = replayed_events(EventLog.parse(data), tdx)
+        kept = known.keep(data, Replayed(tdx.report.rtmrs, runtime, events))
+    _check_registers(kept.registers, tdx)
+    return kept.runtime, kept.summary
 
 
 def replayed_events(log: EventLog, tdx: TdxClaims) -> tuple[tuple[RuntimeEvent, ...], EventSummary]:
@@ -166,7 +183,11 @@ def replayed_events(log: EventLog, tdx: TdxClaims) -> tuple[tuple[RuntimeEvent, 
 
     Raises `NotAuthentic` `eventlog-mismatch` or `eventlog-payload`.
     """
-    for index, (replayed, quoted) in enumerate(zip(log.replay(), tdx.report.rtmrs, strict=True)):
-        if not hmac.compare_digest(replayed, quoted):
-            raise NotAuthentic("eventlog-mismatch", f"the log does not replay to RTMR{index}")
+    _check_registers(log.replay(), tdx)
     return log.runtime_events(), log.summary()
+
+
+def _check_registers(replayed: Registers, tdx: TdxClaims) -> None:
+    for index, (ours, quoted) in enumerate(zip(replayed, tdx.report.rtmrs, strict=True)):
+        if not hmac.compare_digest(ours, quoted):
+            raise NotAuthentic("eventlog-mismatch", f"the log does not replay to RTMR{index}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from attestation.authenticate import Claims
 from attestation.binding import Binding
 from attestation.gpu.claims import GpuClaims
-from attestation.keyset import Keyset
 from attestation.policy import Policy
-from attestation.policy_file import Guest, PolicyFile
+from attestation.policy_file import GUEST_FIELDS, Guest, PolicyFile, stamp
 from attestation.tdx.claims import TcbStatus, TdReport, TdxClaims
 from attestation.tdx.eventlog import EventSummary, RuntimeEvent
 
@@ -59,7 +59,7 @@ class Case:
         return self.policy.file
 
 
-_Answer = tuple[bool, str, str]
+Answer = tuple[bool, str, str]
 """Passed, expected, actual."""
 
 
@@ -69,127 +69,128 @@ class Rule:
 
     id: str
     why: str
-    judge: Callable[[Case], _Answer]
+    judge: Callable[[Case], Answer]
 
 
-GUEST_FIELDS = (
-    "mrtd",
-    "rtmr0",
-    "rtmr1",
-    "rtmr2",
-    "mr_config_id",
-    "mr_owner",
-    "mr_owner_config",
+_REGISTERS: Mapping[str, Callable[[TdReport], bytes]] = MappingProxyType(
+    {
+        "mrtd": lambda report: report.mrtd,
+        "rtmr0": lambda report: report.rtmrs[0],
+        "rtmr1": lambda report: report.rtmrs[1],
+        "rtmr2": lambda report: report.rtmrs[2],
+        "mr_config_id": lambda report: report.mr_config_id,
+        "mr_owner": lambda report: report.mr_owner,
+        "mr_owner_config": lambda report: report.mr_owner_config,
+    }
 )
 
 
 def register(report: TdReport, field: str) -> bytes:
     """Return the register of a reference-value set's `field`."""
-    if field.startswith("rtmr"):
-        return report.rtmrs[int(field[4:])]
-    value: bytes = getattr(report, field)
-    return value
+    return _REGISTERS[field](report)
 
 
-def _measured(field: str) -> Callable[[Case], _Answer]:
-    def judge(case: Case) -> _Answer:
-        accepted = case.guest.accepted(field)
-        actual = register(case.facts.tdx.report, field)
-        expected = " or ".join(value.hex() for value in accepted)
-        return actual in accepted, f"{expected} (guest {case.guest.name})", actual.hex()
+def _measured(field: str) -> Callable[[Case], Answer]:
+    read = _REGISTERS[field]
+
+    def judge(case: Case) -> Answer:
+        actual = read(case.facts.tdx.report)
+        return actual in case.guest.accepted[field], case.guest.words[field], actual.hex()
 
     return judge
 
 
-def _root(case: Case) -> _Answer:
+def _root(case: Case) -> Answer:
     words = {True: "simulated", False: "intel"}
     expected, actual = case.policy.roots.simulated, case.facts.simulated
     return expected is actual, words[expected], words[actual]
 
 
-def _tolerated(case: Case, status: TcbStatus) -> _Answer:
+def _tolerated(case: Case, status: TcbStatus) -> Answer:
     tcb = case.file.tdx.tcb
-    expected = [item.value for item in tcb.accepted_statuses]
-    expected += [f"{item.status.value} until {stamp(item.until)}" for item in tcb.graces]
     until = tcb.grace_until(status)
     passed = status in tcb.accepted_statuses or (until is not None and case.now < until)
-    return passed, " or ".join(expected), status.value
+    return passed, tcb.words, status.value
 
 
-def _tcb_status(case: Case) -> _Answer:
+def _tcb_status(case: Case) -> Answer:
     tcb = case.facts.tdx.tcb
     passed, expected, actual = _tolerated(case, tcb.status)
     short = "; ".join(f"{one.what} at {one.present} of {one.newest}" for one in tcb.short)
     return passed, expected, f"{actual} ({short})" if short else actual
 
 
-def _qe_status(case: Case) -> _Answer:
+def _qe_status(case: Case) -> Answer:
     return _tolerated(case, case.facts.tdx.tcb.quoting_enclave.status)
 
 
-def _advisories(case: Case) -> _Answer:
+def _advisories(case: Case) -> Answer:
     denied = case.file.tdx.tcb.denied_advisories
     present = case.facts.tdx.tcb.advisories
-    hit = set(() if denied == "none" else denied) & set(present)
-    expected = "any" if denied == "none" else f"none of {', '.join(denied)}"
-    return not hit, expected, ", ".join(present) or "none"
+    actual = ", ".join(present) or "none"
+    if denied == "none":
+        return True, "any", actual
+    return set(denied).isdisjoint(present), f"none of {', '.join(denied)}", actual
 
 
-def _evaluation(case: Case) -> _Answer:
+def _evaluation(case: Case) -> Answer:
     minimum, actual = case.file.tdx.tcb.minimum_evaluation_number, case.facts.tdx.tcb.evaluation
     return actual >= minimum, f"at least {minimum}", str(actual)
 
 
-def _collateral_age(case: Case) -> _Answer:
+def _collateral_age(case: Case) -> Answer:
     days, issued = case.file.tdx.tcb.collateral_max_age_days, case.facts.tdx.collateral.issued
     oldest = case.now - timedelta(days=days)
     return issued > oldest, f"issued after {stamp(oldest)}", stamp(issued)
 
 
-def _attributes(case: Case) -> _Answer:
+def _attributes(case: Case) -> Answer:
     expected, actual = case.file.tdx.td_attributes, case.facts.tdx.report.td_attributes
     return expected.accepts(actual), f"{expected.value} under {expected.mask}", actual.hex()
 
 
-def _xfam(case: Case) -> _Answer:
+def _xfam(case: Case) -> Answer:
     expected, actual = case.file.tdx.xfam, case.facts.tdx.report.xfam
     return expected.accepts(actual), f"{expected.value} under {expected.mask}", actual.hex()
 
 
-def _platform(case: Case) -> _Answer:
+def _platform(case: Case) -> Answer:
     accepted, actual = case.file.tdx.platforms, case.facts.tdx.platform.ppid.hex()
     if accepted == "any":
         return True, "any", actual
     return actual in accepted, " or ".join(accepted), actual
 
 
-def _module_signer(case: Case) -> _Answer:
+def _module_signer(case: Case) -> Answer:
     accepted, actual = case.file.tdx.module.signer, case.facts.tdx.report.mr_signer_seam.hex()
     if accepted == "intel":
         return set(actual) == {"0"}, "intel (zeros)", actual
     return actual in accepted, " or ".join(accepted), actual
 
 
-def _module_measurement(case: Case) -> _Answer:
+def _module_measurement(case: Case) -> Answer:
     accepted, actual = case.file.tdx.module.measurement, case.facts.tdx.report.mr_seam.hex()
     if accepted == "any":
         return True, "any", actual
     return actual in accepted, " or ".join(accepted), actual
 
 
-def _contents(case: Case, operation: str) -> tuple[str, ...]:
+def contents(case: Case, operation: str) -> tuple[str, ...]:
+    """Return what the guest measured under one of our operations, in order."""
     return tuple(
-        event.content
-        for event in case.facts.runtime
-        if (event.domain, event.operation) == (RUNTIME_DOMAIN, operation)
+        [
+            event.content
+            for event in case.facts.runtime
+            if event.operation == operation and event.domain == RUNTIME_DOMAIN
+        ]
     )
 
 
-def _runtime_events(case: Case) -> _Answer:
+def _runtime_events(case: Case) -> Answer:
     """Judge the shape: an extra event may change what runs, a missing one hides it."""
     events, ours = case.facts.runtime, case.facts.events
     shape = tuple((event.domain, event.operation) for event in events)
-    names = [content.partition("=")[0] for content in _contents(case, "model")]
+    names = [content.partition("=")[0] for content in contents(case, "model")]
     wanted = ((RUNTIME_DOMAIN, "config"), *[(RUNTIME_DOMAIN, "model")] * (len(events) - 1))
     passed = (
         ours.present
@@ -204,21 +205,21 @@ def _runtime_events(case: Case) -> _Answer:
     return passed, "config, then one model per served name", actual or "no events"
 
 
-def _runtime_config(case: Case) -> _Answer:
-    accepted, measured = case.file.runtime.config, _contents(case, "config")
+def _runtime_config(case: Case) -> Answer:
+    accepted, measured = case.file.runtime.config, contents(case, "config")
     passed = bool(measured) and set(measured) <= set(accepted)
-    return passed, " or ".join(accepted), _listed(measured)
+    return passed, " or ".join(accepted), listed(measured)
 
 
-def _runtime_model(case: Case) -> _Answer:
-    accepted = {f"{name}={one}" for name, many in case.file.runtime.models.items() for one in many}
-    measured = _contents(case, "model")
-    passed = bool(measured) and set(measured) <= accepted
-    return passed, " or ".join(sorted(accepted)), _listed(measured)
+def _runtime_model(case: Case) -> Answer:
+    accepted, measured = case.file.runtime.served, contents(case, "model")
+    passed = bool(measured) and set(measured) <= set(accepted)
+    return passed, " or ".join(accepted), listed(measured)
 
 
-def _listed(contents: tuple[str, ...]) -> str:
-    return ", ".join(content[:256] for content in contents[:16]) or "none"
+def listed(measured: tuple[str, ...]) -> str:
+    """Write what was measured, cut to a readable length."""
+    return ", ".join(content[:256] for content in measured[:16]) or "none"
 
 
 RULES: tuple[Rule, ...] = (
@@ -273,77 +274,12 @@ RULES: tuple[Rule, ...] = (
 """Checks of every guest, in the order they are reported."""
 
 
-def keyset_rules(keyset: Keyset) -> tuple[Rule, ...]:
-    """Return the checks of a guest that presents `keyset` to those who will send prompts."""
-    posture = keyset.posture
-
-    def retention(case: Case) -> _Answer:
-        expected = case.file.keyset.retention
-        return posture.retention == expected, expected, posture.retention
-
-    def training(case: Case) -> _Answer:
-        expected = case.file.keyset.training
-        return posture.training == expected, expected, posture.training
-
-    def operator(case: Case) -> _Answer:
-        return _one_of(posture.operator, case.file.keyset.operators)
-
-    def jurisdiction(case: Case) -> _Answer:
-        return _one_of(posture.jurisdiction, case.file.keyset.jurisdictions)
-
-    def audit_fields(case: Case) -> _Answer:
-        accepted, actual = case.file.keyset.audit_fields, ", ".join(posture.audit) or "none"
-        if accepted == "any":
-            return True, "any", actual
-        if accepted == "none":
-            return not posture.audit, "none", actual
-        return set(posture.audit) <= set(accepted), f"only {', '.join(accepted)}", actual
-
-    def config_measured(case: Case) -> _Answer:
-        measured = _contents(case, "config")
-        return measured == (keyset.config,), f"measured: {_listed(measured)}", keyset.config
-
-    def models_measured(case: Case) -> _Answer:
-        measured = tuple(sorted(_contents(case, "model")))
-        declared = tuple(sorted(f"{model.name}={model.manifest}" for model in keyset.models))
-        return measured == declared, f"measured: {_listed(measured)}", _listed(declared)
-
-    return (
-        Rule(
-            "keyset.retention", "the guest states that it keeps no prompt and no answer", retention
-        ),
-        Rule("keyset.training", "the guest states that it trains on nothing", training),
-        Rule("keyset.operator", "the stated operator is one we deal with", operator),
-        Rule("keyset.jurisdiction", "the stated jurisdiction is one we accept", jurisdiction),
-        Rule(
-            "keyset.audit-fields",
-            "audit records carry no field beyond those we accept",
-            audit_fields,
-        ),
-        Rule(
-            "keyset.config-measured",
-            "the stated configuration is the measured one",
-            config_measured,
-        ),
-        Rule("keyset.models-measured", "the stated models are the measured ones", models_measured),
-    )
-
-
-def _one_of(actual: str, accepted: tuple[str, ...] | str) -> _Answer:
-    if isinstance(accepted, str):
-        return True, "any", actual
-    return actual in accepted, " or ".join(accepted), actual
-
-
 def closest_guest(report: TdReport, guests: tuple[Guest, ...]) -> Guest:
     """Return the set that `report` matches in most fields: values of two images never mix."""
+    if len(guests) == 1:
+        return guests[0]
 
     def matches(guest: Guest) -> int:
-        return sum(register(report, field) in guest.accepted(field) for field in GUEST_FIELDS)
+        return sum(register(report, field) in guest.accepted[field] for field in GUEST_FIELDS)
 
     return max(guests, key=matches)
-
-
-def stamp(moment: datetime) -> str:
-    """Write a time as RFC 3339 with whole seconds."""
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

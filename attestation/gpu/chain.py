@@ -57,6 +57,8 @@ class Link:
         """Read a certificate of a P-384 key; raises `Malformed` `certificate-malformed`."""
         try:
             certificate = x509.load_der_x509_certificate(der)
+            if certificate.serial_number <= 0:  # RFC 5280 section 4.1.2.2
+                raise ValueError("serial number")
             key = certificate.public_key()
             extensions = certificate.extensions
             constraints = _value(extensions, x509.BasicConstraints)
@@ -89,9 +91,18 @@ class Link:
         return f"{self.certificate.serial_number:x}"
 
 
+_REMEMBERED = 512
+"""Certificates kept: those of some ten guests with eight GPUs and four switches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What one verification found out: eight devices of one authority cost one check of it."""
+    """Facts of bytes that were found out: what a certificate is, and whose key signed it.
+
+    Neither depends on a time or a policy: dates, roles, roots and revocation are checked anew with
+    each verification. Eight devices of one authority cost one check of it, and so does the same
+    device in the next verification.
+    """
 
     links: dict[bytes, Link] = field(default_factory=dict)
     """DER to the certificate it is."""
@@ -102,6 +113,9 @@ class Proven:
         """Read a certificate, once."""
         known = self.links.get(der)
         if known is None:
+            if len(self.links) >= _REMEMBERED:  # strangers' certificates must not add up
+                self.links.clear()
+                self.issued.clear()
             known = self.links[der] = Link.read(der, what=what)
         return known
 

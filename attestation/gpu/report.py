@@ -8,6 +8,7 @@ SHA-384 as r and s, covers everything before it.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from enum import Enum
 
@@ -71,6 +72,10 @@ class Field(Enum):
 
 
 _MODES = {0: Mode.SINGLE, 1: Mode.MULTI, 2: Mode.PROTECTED_PCIE}
+
+
+_BLOCK = struct.Struct("<BBHBH48s")
+"""Index, specification, size, DMTF type, value size, SHA-384."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +196,16 @@ def _version(raw: bytes) -> str:
 
 def _measurements(record: bytes, *, count: int) -> tuple[bytes, ...]:
     """Read blocks 1 to `count`: index, specification 1, size, type, value size, SHA-384."""
-    reader, values = _Reader(record), []
-    for index in range(1, count + 1):
-        reader.expect(bytes([index, 1]), what=f"measurement block {index}")
-        reader.expect((DIGEST_SIZE + 3).to_bytes(2, "little"), what=f"size of block {index}")
-        reader.take(1)  # DMTF type
-        reader.expect(DIGEST_SIZE.to_bytes(2, "little"), what=f"value size of block {index}")
-        values.append(reader.take(DIGEST_SIZE))
-    reader.end()
-    if not values:
-        raise _malformed("the report has no measurements")
+    if count == 0 or len(record) != count * _BLOCK.size:
+        raise _malformed(f"{len(record)} bytes are not {count} measurements")
+    values = []
+    for number, (index, specification, size, _, value_size, value) in enumerate(
+        _BLOCK.iter_unpack(record), start=1
+    ):
+        sizes = (DIGEST_SIZE + 3, DIGEST_SIZE)
+        if (index, specification) != (number, 1) or (size, value_size) != sizes:
+            raise _malformed(f"measurement block {number} is not as expected")
+        values.append(value)
     return tuple(values)
 
 

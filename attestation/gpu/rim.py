@@ -13,10 +13,11 @@ import binascii
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
 from lxml import etree
 
 from attestation.errors import Malformed, NotAuthentic
@@ -83,14 +84,7 @@ class Rim:
         document = _document(xml)
         signed, signature = _split(document)
         info, value, certificates = _signature_parts(signature)
-        chain = Chain.verify(
-            certificates,
-            root_der=root_der,
-            now=now,
-            codes=RIM_CODES,
-            what="manifest signer",
-            proven=proven,
-        )
+        chain = _chain(certificates, root_der=root_der, now=now, proven=proven)
         try:
             signature_holds(chain.leaf.key, value, info.canonical)
         except InvalidSignature:
@@ -98,6 +92,21 @@ class Rim:
         if not hmac.compare_digest(hashlib.sha384(signed).digest(), info.digest):
             raise NotAuthentic("rim-signature", "the manifest is not what was signed")
         return _read(_document(signed), chain=chain, digest=Digest.sha256(xml))
+
+    def again(self, *, root_der: bytes, now: datetime, proven: Proven) -> Rim:
+        """Ask the certificates of a manifest that was verified before whether they hold at `now`.
+
+        Its signature and what it states are facts of the same bytes. Raises as `verify` does.
+        """
+        ders = tuple(link.certificate.public_bytes(Encoding.DER) for link in self.chain.links)
+        chain = _chain(ders, root_der=root_der, now=now, proven=proven)
+        return replace(self, chain=chain)
+
+
+def _chain(ders: tuple[bytes, ...], *, root_der: bytes, now: datetime, proven: Proven) -> Chain:
+    return Chain.verify(
+        ders, root_der=root_der, now=now, codes=RIM_CODES, what="manifest signer", proven=proven
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
 from itertools import pairwise
@@ -21,6 +21,7 @@ from attestation.gpu.evidence import DeviceEvidence, GpuEndorsements, GpuEvidenc
 from attestation.gpu.ocsp import Good, Responses, Words, words_on
 from attestation.gpu.report import DeviceReport, Kind, ReportFrame
 from attestation.gpu.rim import Rim
+from attestation.recent import Recent
 from attestation.x509 import common_name, parse_pem_chain
 
 _CHAIN_LENGTH = 5
@@ -43,12 +44,22 @@ _NVDEC0_MEASUREMENT = 35
 """Measured only where the video decoder is enabled."""
 
 
+_RIMS = 16
+"""Manifests kept: drivers and firmware of several kinds of device."""
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRoots:
     """The trust anchors of device certificates and of manifests, DER."""
 
     device_der: bytes
     rim_der: bytes
+    proven: Proven = field(default_factory=Proven, init=False, repr=False, compare=False)
+    """What was found out under them, for as long as they are in use."""
+    rims: Recent[bytes, Rim] = field(
+        default_factory=lambda: Recent(_RIMS), init=False, repr=False, compare=False
+    )
+    """The last manifests whose signature held."""
 
 
 def nvidia_roots() -> GpuRoots:
@@ -144,7 +155,7 @@ def verify_gpu(
     driver; 3. manifests and OCSP responses of each (`judge`); 4. none of them is missing, else
     `Undecidable` `gpu-endorsements-missing`. Raises a `Refusal`.
     """
-    proven = Proven()
+    proven = roots.proven
     devices = tuple(
         Device.authenticate(item, nonce=nonce, root_der=roots.device_der, now=now, proven=proven)
         for item in evidence.devices
@@ -152,7 +163,7 @@ def verify_gpu(
     check_set(devices)
     wanted = {name for device in devices for name in device.rim_ids}
     rims = {
-        name: Rim.verify(endorsements.rims[name], root_der=roots.rim_der, now=now, proven=proven)
+        name: _manifest(endorsements.rims[name], roots=roots, now=now)
         for name in sorted(wanted & endorsements.rims.keys())
     }
     responses = Responses.parse(endorsements.ocsp)
@@ -160,6 +171,15 @@ def verify_gpu(
     claims = tuple(judge(device, rims, words) for device in devices)
     require_complete(claims)
     return claims
+
+
+def _manifest(xml: bytes, *, roots: GpuRoots, now: datetime) -> Rim:
+    """Verify a manifest; one whose signature held before is asked only for its certificates."""
+    kept = roots.rims.find(xml)
+    if kept is not None:
+        return kept.again(root_der=roots.rim_der, now=now, proven=roots.proven)
+    rim = Rim.verify(xml, root_der=roots.rim_der, now=now, proven=roots.proven)
+    return roots.rims.keep(xml, rim)
 
 
 def check_set(devices: tuple[Device, ...]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import struct
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -23,7 +23,7 @@ _SHA384 = 0x000C
 _EVENT_HEAD = struct.Struct("<IIIH48sI")
 """Register, type, one digest: SHA-384, size of the data that follows."""
 _SPEC_ID = b"Spec ID Event03\0"
-_FILLER = 0xFFFFFFFF
+_FILL = 0xFF
 _AAEL = 0x4141454C
 """Attestation Agent Event Log, the tag CoCo guests give their runtime events."""
 _DSTACK = 0x0800_0001
@@ -57,9 +57,11 @@ class RuntimeEvent:
         return hashlib.sha384(self.data).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One measurement: the register, its TCG event type, what was extended and what explains it."""
+class Event(NamedTuple):
+    """One measurement: the register, its TCG event type, what was extended and what explains it.
+
+    A tuple, because a boot logs a hundred and each verification makes them all.
+    """
 
     rtmr: int
     event_type: int
@@ -77,6 +79,19 @@ class EventSummary:
     """RTMRs 0..2 separated more than once. Older OVMF does so on RTMR0 (its PCR 1 and PCR 7)."""
     unexplained_rtmr3: int
     """Events on RTMR3 in neither form, whose meaning nobody has recomputed."""
+
+
+Registers = tuple[bytes, bytes, bytes, bytes]
+"""RTMR0..3, 48 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a log says whose replay gave the registers of a verified quote."""
+
+    registers: Registers
+    runtime: tuple[RuntimeEvent, ...]
+    summary: EventSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +114,9 @@ class EventLog:
         cursor = _Cursor(data)
         _read_spec_id(cursor)
         events: list[Event] = []
-        at = cursor.at
+        at, last = cursor.at, len(data) - 5
         for _ in range(MAX_EVENTS):
-            if _at_filler(data, at):
+            if (at > last or data[at] == _FILL) and _at_filler(data, at):
                 return cls(tuple(events), at)
             event, at = _event(data, at)
             if event is not None:
@@ -126,7 +141,7 @@ class EventLog:
             raise Malformed("too-large", f"event log of more than {MAX_EVENTS} events")
         return cls(tuple(entry.event_of() for entry in entries), len(data))
 
-    def replay(self) -> tuple[bytes, bytes, bytes, bytes]:
+    def replay(self) -> Registers:
         """Return RTMR0..3 as the events extend them: `SHA-384(register ‖ digest)` from zero."""
         registers = [bytes(RTMR_SIZE)] * 4
         extend = hashlib.sha384
@@ -140,16 +155,19 @@ class EventLog:
         dstack's are in the domain `dstack` with content `hex:<payload>`. Raises `NotAuthentic`
         `eventlog-payload` when a payload is not what was extended.
         """
-        return tuple(_runtime(event) for event in self.events if _is_runtime(event))
+        return tuple(
+            _runtime(event) for event in self.events if event.rtmr == _RTMR3 and _is_runtime(event)
+        )
 
     def summary(self) -> EventSummary:
         """Return what appraisal needs to know about the log as a whole."""
         separated = [event.rtmr for event in self.events if event.event_type == _SEPARATOR]
+        last = [event for event in self.events if event.rtmr == _RTMR3]
         return EventSummary(
             present=True,
             count=len(self.events),
             duplicate_separators=tuple(r for r in range(_RTMR3) if separated.count(r) > 1),
-            unexplained_rtmr3=sum(e.rtmr == _RTMR3 and not _is_runtime(e) for e in self.events),
+            unexplained_rtmr3=sum(not _is_runtime(event) for event in last),
         )
 
 
@@ -185,8 +203,6 @@ class _Cursor:
 def _at_filler(data: bytes, at: int) -> bool:
     """Say whether only filler is left; refuse anything hidden behind the first filler word."""
     rest = len(data) - at
-    if rest > 4 and data[at] != 0xFF:
-        return False
     if data[at : at + 4] != b"\xff" * min(rest, 4):
         return False
     if data.count(b"\xff", at) != rest:
@@ -236,8 +252,7 @@ def _event(log: bytes, start: int) -> tuple[Event | None, int]:
 
 
 def _is_runtime(event: Event) -> bool:
-    if event.rtmr != _RTMR3:
-        return False
+    """Say whether an event of RTMR3 is in one of the two forms we can recompute."""
     tagged = event.event_type == _EVENT_TAG and event.data[:4] == _AAEL.to_bytes(4, "little")
     return tagged or event.event_type == _DSTACK
 

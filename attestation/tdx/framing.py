@@ -1,4 +1,4 @@
-"""The bytes of a TDX quote, checked to the last one, in; the PCK chain it carries out."""
+"""The bytes of a TDX quote, checked to the last one, in; its report and its PCK chain out."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class QuoteFrame:
     """What is needed from a quote before its signatures are checked."""
 
     version: int
-    pck_chain: tuple[bytes, bytes, bytes]
-    """DER of PCK leaf, PCK CA and root, as the quote carries them."""
+    body: bytes
+    """The TD report, of one of `BODY_SIZES`."""
+    pck_pem: bytes
+    """PCK leaf, PCK CA and root in PEM."""
 
     @classmethod
     def parse(cls, quote: bytes) -> QuoteFrame:
@@ -40,11 +42,19 @@ class QuoteFrame:
         if len(quote) > MAX_QUOTE:
             raise Malformed("too-large", f"quote of {len(quote)} bytes, limit {MAX_QUOTE}")
         version = _version(quote)
-        signature_at = HEADER_SIZE + _body_size(quote, version)
+        body_at, signature_at = _body(quote, version)
         signature, at = _sized(quote, signature_at, width=4)
         if quote.count(0, at) != len(quote) - at:
             raise Malformed("quote-malformed", f"bytes other than zero follow the quote at {at}")
-        return cls(version, _pck_chain(signature))
+        return cls(version, quote[body_at:signature_at], _pck_pem(signature))
+
+    @property
+    def pck_chain(self) -> tuple[bytes, bytes, bytes]:
+        """DER of PCK leaf, PCK CA and root; raises `Malformed` `certificate-malformed`."""
+        chain = parse_pem_chain(self.pck_pem, what="PCK certificate chain", longest=3)
+        if len(chain) != 3:
+            raise Malformed("certificate-malformed", "a PCK chain holds leaf, authority and root")
+        return chain
 
 
 def _version(quote: bytes) -> int:
@@ -68,28 +78,24 @@ def _version(quote: bytes) -> int:
     return version
 
 
-def _body_size(quote: bytes, version: int) -> int:
-    """Return the size of what lies between the header and the signature's length."""
+def _body(quote: bytes, version: int) -> tuple[int, int]:
+    """Return where the TD report begins and ends."""
     if version == 4:
-        return BODY_SIZES[BODY_TD10]
+        return HEADER_SIZE, HEADER_SIZE + BODY_SIZES[BODY_TD10]
     body_type = int.from_bytes(quote[48:50], "little")
     size = int.from_bytes(quote[50:54], "little")
     if body_type not in BODY_SIZES:
         raise Malformed("quote-unsupported", f"quote body of type {body_type} is not a TD report")
     if size != BODY_SIZES[body_type]:
         raise Malformed("quote-malformed", f"quote body of type {body_type} has {size} bytes")
-    return 6 + size
+    return HEADER_SIZE + 6, HEADER_SIZE + 6 + size
 
 
-def _pck_chain(signature: bytes) -> tuple[bytes, bytes, bytes]:
+def _pck_pem(signature: bytes) -> bytes:
     """Unwrap signature 64, key 64, QE report 384, its signature 64, QE authentication, chain."""
     report = _typed(signature, 128, kind=_QE_REPORT_DATA)
     _, at = _sized(report, 384 + 64, width=2)
-    pem = _typed(report, at, kind=_PCK_CHAIN).removesuffix(b"\0")
-    chain = parse_pem_chain(pem, what="PCK certificate chain", longest=3)
-    if len(chain) != 3:
-        raise Malformed("certificate-malformed", "a PCK chain holds leaf, authority and root")
-    return chain
+    return _typed(report, at, kind=_PCK_CHAIN).removesuffix(b"\0")
 
 
 def _typed(data: bytes, at: int, *, kind: int) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import dcap_qvl
 
 from attestation.errors import Refusal, Undecidable
+from attestation.recent import Recent
 from attestation.tdx.causes import refusal_for
 from attestation.tdx.checks import (
     check_attributes,
@@ -17,39 +17,59 @@ from attestation.tdx.checks import (
     check_pce,
     check_pck,
 )
-from attestation.tdx.claims import Collateral, Tcb, TdxClaims
+from attestation.tdx.claims import Collateral, Platform, Tcb, TdReport, TdxClaims
 from attestation.tdx.collateral import Endorsed
 from attestation.tdx.framing import QuoteFrame
-from attestation.tdx.qvl import QvlClaims
+from attestation.tdx.layout import decode_report
+from attestation.tdx.qvl import Machine, apart_from_td
 from attestation.tdx.shortfall import shortfall
 from attestation.tdx.stated import Root, Stated
 
-_REMEMBERED = 4
-"""Collaterals a verifier keeps parsed: those of a fleet of so many kinds of machine."""
+_COLLATERALS, _MACHINES = 4, 16
+"""What a verifier keeps parsed: the kinds of machine of a fleet, and some machines of each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A machine as its collateral places it."""
+
+    platform: Platform
+    tcb: Tcb
+    pck_end: datetime
+    """When its PCK certificate ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Collateral by its exact bytes, with what those bytes say; no verdict on them."""
+    """What collateral and its machines say, whether or not they can be believed now."""
 
-    data: bytes
     form: dcap_qvl.QuoteCollateralV3
     stated: Stated
+    machines: Recent[tuple[bytes, bytes, str], _Placed] = field(
+        default_factory=lambda: Recent(_MACHINES)
+    )
+    """By PCK chain, TEE_TCB_SVN and dcap-qvl's words."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuoteVerifier:
-    """Verifies quotes under one root, and parses collateral it has seen before no second time.
+    """Verifies quotes under one root, and parses what it has seen before no second time.
 
-    Collateral is kept once its signatures held. They are checked again with every quote, and so is
-    every date; what is kept are facts of its bytes. A thread that keeps one and loses the race with
-    another costs that one parse.
+    Collateral and machines are kept once all of their signatures held. Those are checked again with
+    every quote, and so is every date; what is kept are facts of their bytes.
     """
 
     root: Root
-    _known: deque[_Known] = field(
-        default_factory=lambda: deque(maxlen=_REMEMBERED), init=False, repr=False, compare=False
+    _library: dcap_qvl.QuoteVerifier = field(init=False, repr=False, compare=False)
+    _known: Recent[bytes, _Known] = field(
+        default_factory=lambda: Recent(_COLLATERALS), init=False, repr=False, compare=False
     )
+    _chains: Recent[bytes, tuple[bytes, bytes, bytes]] = field(
+        default_factory=lambda: Recent(_MACHINES), init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_library", dcap_qvl.QuoteVerifier(root_ca_der=self.root.der))
 
     def verify(self, quote: bytes, collateral: bytes, *, now: datetime) -> TdxClaims:
         """Verify a quote against Intel's collateral under the pinned root, wholly offline.
@@ -61,17 +81,42 @@ class QuoteVerifier:
         `Undecidable`.
         """
         frame = QuoteFrame.parse(quote)
-        known = next((one for one in tuple(self._known) if one.data == collateral), None)
+        kept = self._chains.find(frame.pck_pem)
+        chain = frame.pck_chain if kept is None else kept
+        known = self._known.find(collateral)
         if known is not None:
-            stated = known.stated
-            claims = _verify(quote, known.form, root_der=self.root.der, now=now)
+            words = self._ask(quote, known.form, now=now)
         else:
             sent = Endorsed.parse(collateral)
             form = _form(sent)
-            claims = _verify(quote, form, root_der=self.root.der, now=now)
+            words = self._ask(quote, form, now=now)
             stated = Stated.of(sent, root=self.root)
-            self._known.append(_Known(collateral, form, stated))
-        return _claims(claims, frame=frame, stated=stated, root=self.root, now=now)
+            known = self._known.keep(collateral, _Known(form, stated))
+        report = decode_report(frame.body)
+        key = (frame.pck_pem, report.tee_tcb_svn, apart_from_td(words))
+        placed = known.machines.find(key)
+        if placed is None:
+            end = check_pck(chain, known.stated, root=self.root)
+            placed = _placed(Machine.parse(words), report, stated=known.stated, pck_end=end)
+            known.machines.keep(key, placed)
+        if kept is None:
+            self._chains.keep(frame.pck_pem, chain)
+        return _claims(frame.version, report, stated=known.stated, placed=placed, now=now)
+
+    def _ask(self, quote: bytes, collateral: dcap_qvl.QuoteCollateralV3, *, now: datetime) -> str:
+        """Return dcap-qvl's claims about a quote it accepts at `now`, as JSON."""
+        seconds = int(now.timestamp())
+        if seconds < 0:
+            raise Undecidable("collateral-future", "the given time is before 1970")
+        policy = dcap_qvl.QuotePolicy.claims_only(seconds)
+        try:
+            claims = self._library.verify_with_policy(quote, collateral, seconds, policy)
+        except ValueError as error:
+            raise _refusal(
+                error, quote, collateral, root_der=self.root.der, seconds=seconds
+            ) from None
+        words: str = claims.to_json()
+        return words
 
 
 def verify_quote(quote: bytes, collateral: bytes, *, root_der: bytes, now: datetime) -> TdxClaims:
@@ -81,7 +126,7 @@ def verify_quote(quote: bytes, collateral: bytes, *, root_der: bytes, now: datet
 
 def collateral_key(quote: bytes) -> str:
     """Return `<fmspc>-<ca>` of the platform an unverified quote claims; it only picks a file."""
-    QuoteFrame.parse(quote)
+    _ = QuoteFrame.parse(quote).pck_chain  # which refuses what is no chain
     try:
         parsed = dcap_qvl.parse_quote(quote)
         return f"{parsed.fmspc().lower()}-{parsed.ca()}"
@@ -104,21 +149,6 @@ def _form(sent: Endorsed) -> dcap_qvl.QuoteCollateralV3:
     )
 
 
-def _verify(
-    quote: bytes, collateral: dcap_qvl.QuoteCollateralV3, *, root_der: bytes, now: datetime
-) -> QvlClaims:
-    seconds = int(now.timestamp())
-    if seconds < 0:
-        raise Undecidable("collateral-future", "the given time is before 1970")
-    policy = dcap_qvl.QuotePolicy.claims_only(seconds)
-    try:
-        verifier = dcap_qvl.QuoteVerifier(root_ca_der=root_der)
-        claims = verifier.verify_with_policy(quote, collateral, seconds, policy)
-    except ValueError as error:
-        raise _refusal(error, quote, collateral, root_der=root_der, seconds=seconds) from None
-    return QvlClaims(claims.to_json())
-
-
 def _refusal(
     error: ValueError,
     quote: bytes,
@@ -135,35 +165,37 @@ def _refusal(
     return refusal_for(str(error))
 
 
+def _placed(machine: Machine, report: TdReport, *, stated: Stated, pck_end: datetime) -> _Placed:
+    check_pce(stated.tcb_info, pce_id=machine.platform.pce_id)
+    tcb = Tcb(
+        status=machine.status,
+        advisories=machine.advisories,
+        platform=machine.platform_level,
+        quoting_enclave=machine.enclave_level,
+        tcb_info_evaluation=stated.tcb_info["tcbEvaluationDataNumber"],
+        qe_identity_evaluation=stated.qe_identity["tcbEvaluationDataNumber"],
+        short=shortfall(stated.tcb_info, platform=machine.platform, tee_tcb_svn=report.tee_tcb_svn),
+    )
+    return _Placed(machine.platform, tcb, pck_end)
+
+
 def _claims(
-    claims: QvlClaims, *, frame: QuoteFrame, stated: Stated, root: Root, now: datetime
+    version: int, report: TdReport, *, stated: Stated, placed: _Placed, now: datetime
 ) -> TdxClaims:
-    leaf_end = check_pck(frame.pck_chain, stated, root=root)
     stated.check_dates(now)
-    platform, report = claims.platform, claims.report
-    check_pce(stated.tcb_info, pce_id=platform.pce_id)
     check_attributes(report)
     check_module_not_rolled_back(report)
     check_extension(report.extension)
-    windows = (stated.tcb_info_window, stated.qe_identity_window, stated.root_crl, stated.pck_crl)
     return TdxClaims(
-        quote_version=frame.version,
+        quote_version=version,
         report=report,
-        tcb=Tcb(
-            status=claims.status,
-            advisories=claims.advisories,
-            platform=claims.platform_level,
-            quoting_enclave=claims.enclave_level,
-            tcb_info_evaluation=int(stated.tcb_info["tcbEvaluationDataNumber"]),
-            qe_identity_evaluation=int(stated.qe_identity["tcbEvaluationDataNumber"]),
-            short=shortfall(stated.tcb_info, platform=platform, tee_tcb_svn=report.tee_tcb_svn),
-        ),
-        platform=platform,
+        tcb=placed.tcb,
+        platform=placed.platform,
         collateral=Collateral(
             tcb_info=stated.tcb_info_window,
             qe_identity=stated.qe_identity_window,
             root_crl=stated.root_crl,
             pck_crl=stated.pck_crl,
-            expires=min(leaf_end, stated.certificates_end, *(w.expires for w in windows)),
+            expires=min(placed.pck_end, stated.expires),
         ),
     )

@@ -59,8 +59,8 @@ class Stated:
     pck_chain: tuple[bytes, bytes]
     """Authority and root that every PCK certificate of this platform has above it, DER."""
     authority: Named
-    certificates_end: datetime
-    """First end of a certificate used: root, PCK authority or TCB signer."""
+    expires: datetime
+    """First end of a window, or of a certificate used: root, PCK authority or TCB signer."""
 
     @classmethod
     def of(cls, sent: Endorsed, *, root: Root) -> Stated:
@@ -69,24 +69,26 @@ class Stated:
         dcap-qvl accepts collateral signed by any leaf under the root, and the key of a PCK leaf is
         in reach of whoever owns a machine. Raises `NotAuthentic` or `Malformed`.
         """
-        used = [
+        signers = [
             _signer(chain, root=root) for chain in {sent.tcb_info_chain, sent.qe_identity_chain}
         ]
         authority = _authority(sent.pck_crl_chain, root=root)
         tcb_info = _statement(sent.document.tcb_info)
         qe_identity = _statement(sent.document.qe_identity)
+        windows = (
+            _window(tcb_info, what="TCB info"),
+            _window(qe_identity, what="QE identity"),
+            _crl(sent.root_crl, what="root CRL"),
+            _crl(sent.pck_crl, what="PCK CRL"),
+        )
+        ends = [root.not_after, *(one.not_after for one in (authority, *signers))]
         return cls(
-            tcb_info=tcb_info,
-            qe_identity=qe_identity,
-            tcb_info_window=_window(tcb_info, what="TCB info"),
-            qe_identity_window=_window(qe_identity, what="QE identity"),
-            root_crl=_crl(sent.root_crl, what="root CRL"),
-            pck_crl=_crl(sent.pck_crl, what="PCK CRL"),
+            tcb_info,
+            qe_identity,
+            *windows,
             pck_chain=(sent.pck_crl_chain[0], root.der),
             authority=authority,
-            certificates_end=min(
-                root.not_after, authority.not_after, *(signer.not_after for signer in used)
-            ),
+            expires=min([*ends, *(window.expires for window in windows)]),
         )
 
     def check_dates(self, now: datetime) -> None:

@@ -25,7 +25,7 @@ from tests.simulated_tdx import NOW, mock_intel
 
 SAMPLE = 300
 PARSERS = {
-    "quote": QuoteFrame.parse,
+    "quote": lambda data: QuoteFrame.parse(data).pck_chain,
     "collateral": Endorsed.parse,
     "event log": lambda data: EventLog.parse(data).runtime_events(),
     "dstack log": lambda data: EventLog.parse_dstack(data).runtime_events(),

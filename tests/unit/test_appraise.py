@@ -8,7 +8,8 @@ import pytest
 from attestation.appraise import AttestationResult, appraise
 from attestation.authenticate import authenticate
 from attestation.binding import KbsBinding, KeysetBinding, report_data
-from attestation.checks import RULES, keyset_rules
+from attestation.checks import RULES
+from attestation.checks_keyset import KEYSET_RULES
 from attestation.codes import CODES
 from attestation.errors import NotAffirmed
 from attestation.evidence import Evidence
@@ -93,7 +94,7 @@ REFUSED_BY_ONE = {
     ),
 }
 
-TABLE = [rule.id for rule in (*RULES, *keyset_rules(KEYSET))]
+TABLE = [rule.id for rule in (*RULES, *KEYSET_RULES)]
 
 
 def refusals(world: World) -> list[str]:

@@ -145,5 +145,5 @@ def test_a_policy_for_set_owner_fields_pins_them():
     report = replace(LAUNCH, mr_owner=b"\x02" * 48)
     text = policy_yaml(report, mock_intel(), config=CONFIG, models={"qwen3": MODEL})
     (accepted,) = Policy.load(text, name="p").file.tdx.guests
-    assert accepted.accepted("mr_owner") == (b"\x02" * 48,)
-    assert accepted.accepted("mr_config_id") == (bytes(48),)
+    assert accepted.accepted["mr_owner"] == (b"\x02" * 48,)
+    assert accepted.accepted["mr_config_id"] == (bytes(48),)

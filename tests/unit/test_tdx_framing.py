@@ -20,7 +20,7 @@ INNER = SIGNATURE + 4 + 128
 
 def refused(code, quote):
     with pytest.raises(Malformed) as refusal:
-        QuoteFrame.parse(quote)
+        _ = QuoteFrame.parse(quote).pck_chain
     assert refusal.value.code == code
 
 
