@@ -172,6 +172,7 @@ CODES = MappingProxyType(
         "simulator-exists": "give another directory, or keep using the one that is there",
         "simulator-absent": "create it with `python -m attestation.simulator new DIR`",
         "simulator-busy": "another simulator serves this directory; use that one or stop it",
+        "simulator-board": "ask for one to eight GPUs, or for eight of hopper and four switches",
         "simulator-down": "start `python -m attestation.simulator serve DIR`",
         # -- gateway boot (server.boot, server.measure)
         "run-directory": "name a directory in tmpfs that this service alone uses, as /run/tacit",
@@ -252,6 +253,9 @@ CODES = MappingProxyType(
         "broker-undecided": "try again; the broker could not check or record",
         "broker-unreachable": "start the broker or correct its URL and certificate",
         "broker-tls-key": "do not send anything: another key than the measured one answers",
+        "statement-key": "name the PEM public key beside the broker's `token_key` (`.pub`)",
+        "statement-signature": "do not use the key: another broker than the measured one signed",
+        "statement-mismatch": "do not use the key: the broker's statement is about another one",
         "broker-protocol": "compare the broker with KBS 0.4.0; its answer is not one",
         # -- sealed weights (attestation.dsse, .manifest, .sealing, .safetensors, .weights)
         "dsse-malformed": "write the envelope as canonical JSON with one signature",
@@ -276,6 +280,7 @@ CODES = MappingProxyType(
         "seal-index": "keep exactly the shards the index names, or write the index again",
         "seal-output": "give a new or empty directory outside of the model's",
         "seal-changed": "seal again while nothing writes to the model",
+        "seal-resume": "put the files back as they were, or remove OUT and begin again",
         "seal-argument": "compare the argument with `tacit seal --help`",
         "signing-key": "create an Ed25519 key with `tacit keygen PATH`, or correct its path",
         # -- key agent and sealed loader (attestation.keywire, server.vllm_plugin)

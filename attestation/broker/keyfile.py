@@ -85,6 +85,11 @@ def secret_aad(resource: str) -> bytes:
     return b"tacit/v1/wrapped-secret" + length_prefixed(resource.encode())
 
 
+def sealing_run_aad(sources: str) -> bytes:
+    """Return the additional data that the key of an unfinished sealing run is wrapped with."""
+    return b"tacit/v1/sealing-run" + length_prefixed(sources.encode())
+
+
 def parse_wrapped(data: bytes, *, name: str) -> WrappedResource:
     """Parse the wrapped-key file `name`, or raise `ConfigError`: it is the operator's file."""
     try:
@@ -108,5 +113,6 @@ __all__ = [
     "WrappedSecret",
     "model_key_aad",
     "parse_wrapped",
+    "sealing_run_aad",
     "secret_aad",
 ]

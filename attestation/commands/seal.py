@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -15,14 +15,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter, ValidationError
 
 from attestation import dsse
-from attestation.codec import b64, parse_document, unb64
+from attestation.broker.kek import Kek
+from attestation.codec import b64, unb64
 from attestation.commands import files
 from attestation.commands.files import Commands
-from attestation.confidential import data_key
-from attestation.errors import ConfigError, Malformed
-from attestation.golden import Golden
-from attestation.keyset import Name
-from attestation.types import Digest
+from attestation.commands.sources import Source
+from attestation.confidential import DataKey, data_key
+from attestation.errors import ConfigError
+from attestation.keyset import Line, Name
+from attestation.manifest import Manifest
+from attestation.model_signing import bundle, signing_key
+from attestation.weights import Journal
 
 _MAX_VERSION = 2**31
 
@@ -30,7 +33,7 @@ _MAX_VERSION = 2**31
 def register(commands: Commands) -> None:
     """Add the commands of whoever publishes a model."""
     seal = commands.add_parser("seal", help="encrypt and sign a model's directory")
-    seal.add_argument("model", type=Path, metavar="MODEL_DIR")
+    seal.add_argument("model", type=Path, metavar="MODEL_DIR", nargs="?")
     seal.add_argument("out", type=Path, metavar="OUT", help="new directory of the package")
     seal.add_argument("--key", required=True, metavar="URI", help="KEK, such as file:/path/kek")
     seal.add_argument("--resource", help="the key's name at the broker (default tacit/model/NAME)")
@@ -41,11 +44,27 @@ def register(commands: Commands) -> None:
         help="Ed25519 key of `tacit keygen`; without it one is made, used once and forgotten",
     )
     seal.add_argument("--name", help="served name (default: the directory's)")
-    seal.add_argument("--version", type=_version, default=1, help="grows with releases (default 1)")
+    seal.add_argument(
+        "--version", type=_version, help="grows with releases (default 1, or one more than before)"
+    )
     seal.add_argument("--source", help="where the weights are from; signed into the manifest")
     seal.add_argument(
         "--golden", type=Path, metavar="FILE", help="what the model must say, of scripts/golden"
     )
+    seal.add_argument(
+        "--resume", action="store_true", help="go on with a run that was interrupted, in OUT"
+    )
+    seal.add_argument(
+        "--model-signing",
+        type=Path,
+        metavar="P256_KEY",
+        help="also write OUT.model.sig, an OpenSSF Model Signing bundle of the plaintext files",
+    )
+    again = seal.add_argument_group("a new data key, instead of MODEL_DIR")
+    again.add_argument("--from-sealed", type=Path, metavar="OLD", help="package to seal anew")
+    again.add_argument("--signer", type=Path, metavar="PUB", help="who must have signed OLD")
+    again.add_argument("--from-key", metavar="URI", help="KEK of OLD (default: that of --key)")
+    again.add_argument("--key-file", type=Path, help="wrapped key of OLD (default OLD.key.json)")
     seal.add_argument("--workers", type=int, default=max(2, os.cpu_count() or 2))
     files.add_json(seal)
     seal.set_defaults(run=run_seal)
@@ -70,102 +89,144 @@ def register(commands: Commands) -> None:
 
 
 def run_seal(args: argparse.Namespace) -> int:
-    """Seal, then write the wrapped key, and the signer's public key if it was made here."""
+    """Seal; keep the wrapped key, and the signer's public key if it was made here, before that."""
     from attestation.broker.kek import open_kek
-    from attestation.broker.keyfile import WrappedKey, model_key_aad
-    from attestation.broker.protocol import resource_path
-    from attestation.weights import inventory, seal
+    from attestation.commands import sources
 
-    name = _name(args.name or args.model.resolve().name)
-    resource = resource_path(args.resource or f"tacit/model/{name.replace('/', '-')}")
-    wrapped_path, public_path = _beside(args.out, ".key.json"), _beside(args.out, ".signer.pub")
-    for path in (wrapped_path, *(() if args.sign else (public_path,))):
-        if path.exists():
-            raise ConfigError("seal-output", f"{path} exists")
-    kek = open_kek(args.key)
     if args.sign:
         signer = dsse.private_key(files.read(args.sign), name=str(args.sign))
     else:
         signer = Ed25519PrivateKey.generate()
-    golden = _golden(args.golden) if args.golden else None
-    dek = data_key(secrets.token_bytes(32))
-    listed = inventory(args.model)
-    for skipped in listed.skipped:
-        print(f"tacit: left out {skipped!r}", file=sys.stderr)
-    with _bar("seal", total=listed.size, quiet=args.json) as progress:
-        manifest = seal(
-            args.model,
-            args.out,
-            dek=dek,
-            name=name,
-            version=args.version,
-            key_uri=f"kbs:///{resource}",
-            signer=signer,
-            source=args.source,
-            workers=args.workers,
-            progress=progress,
-            listed=listed,
-            golden=golden,
-        )
-    aad = model_key_aad(resource, manifest=str(manifest.digest), minimum_version=args.version)
-    wrapped = WrappedKey(
-        version=1,
-        resource=resource,
-        model=name,
-        manifest=str(manifest.digest),
-        minimum_version=args.version,
-        kek=kek.id,
-        wrapped=b64(kek.wrap(dek, aad=aad)),
-        created=files.now(),
-    )
-    files.write(wrapped_path, wrapped.model_dump_json(indent=2).encode() + b"\n")
-    if not args.sign:
-        files.write(public_path, _public_pem(signer))
+    with closing(open_kek(args.key)) as kek:
+        kek.check()  # hours before the key is needed
+        with sources.opened(args) as source:
+            run = _SealingRun(args, source, kek=kek, signer=signer)
+            manifest = run.seal()
     result = {
-        "model": name,
+        "model": manifest.model,
         "version": manifest.version,
         "manifest": str(manifest.digest),
         "weights_root": f"sha256:{manifest.weights_root.hex()}",
         "files": len(manifest.files),
-        "bytes": listed.size,
-        "key": str(wrapped_path),
-        "signer": None if args.sign else str(public_path),
+        "bytes": source.size,
+        "key": str(run.paths["key"]),
+        "signer": None if args.sign else str(run.paths["signer"]),
+        "model_signing": str(run.paths["bundle"]) if args.model_signing else None,
     }
     _answer(args, result)
     return 0
 
 
+class _SealingRun:
+    """One `tacit seal`: what is kept beside OUT, and when."""
+
+    def __init__(
+        self, args: argparse.Namespace, source: Source, *, kek: Kek, signer: Ed25519PrivateKey
+    ) -> None:
+        from attestation.broker.protocol import resource_path
+
+        self._args, self._source, self._kek, self._signer = args, source, kek, signer
+        self.name = _name(args.name or source.name)
+        given = args.resource or source.resource or f"tacit/model/{self.name.replace('/', '-')}"
+        self.resource = resource_path(given)
+        self.origin = _line(source.origin)
+        self.version: int = args.version or source.version
+        ends = {"key": ".key.json"}
+        ends |= {} if args.sign else {"signer": ".signer.pub"}
+        ends |= {"bundle": ".model.sig"} if args.model_signing else {}
+        self.paths = {what: _beside(args.out, end) for what, end in ends.items()}
+        for path in self.paths.values():
+            if path.exists() and not args.resume:
+                raise ConfigError("seal-output", f"{path} exists")
+        self._bundle_key = (
+            signing_key(files.read(args.model_signing), name=str(args.model_signing))
+            if args.model_signing
+            else None
+        )
+
+    def seal(self) -> Manifest:
+        """Write the package, and everything beside it before it can be opened."""
+        from attestation.weights import seal_files
+
+        for skipped in self._source.skipped:
+            print(f"tacit: left out {skipped!r}", file=sys.stderr)
+        journal, self._dek = self._begun()
+        with _bar("seal", total=self._source.size, quiet=self._args.json) as progress:
+            return seal_files(
+                self._args.out,
+                self._source.files,
+                journal=journal,
+                dek=self._dek,
+                name=self.name,
+                version=self.version,
+                key_uri=f"kbs:///{self.resource}",
+                signer=self._signer,
+                source=self.origin,
+                workers=self._args.workers,
+                progress=progress,
+                golden=self._source.golden,
+                deliver=self._deliver,
+            )
+
+    def _begun(self) -> tuple[Journal, DataKey]:
+        """Begin, or resume what was begun; its data key is in the journal, wrapped."""
+        from attestation.broker.keyfile import sealing_run_aad
+        from attestation.weights import Journal, begin, check_apart, fingerprint
+
+        out = self._args.out
+        check_apart(out, sources=self._args.from_sealed or self._args.model)
+        aad = sealing_run_aad(fingerprint(self._source.files))
+        if self._args.resume:
+            journal = Journal.resume(out)
+            journal.head.matches(self._source.files)
+            secret = self._kek.unwrap(unb64(journal.head.wrapped, what="wrapped"), aad=aad)
+            return journal, data_key(secret.reveal())
+        dek = data_key(secrets.token_bytes(32))
+        wrapped = b64(self._kek.wrap(dek, aad=aad))  # proves the right to, before any work
+        return begin(out, self._source.files, kek=self._kek.id, wrapped=wrapped), dek
+
+    def _deliver(self, manifest: Manifest) -> None:
+        from attestation.broker.keyfile import WrappedKey, model_key_aad
+
+        digest = str(manifest.digest)
+        aad = model_key_aad(self.resource, manifest=digest, minimum_version=self.version)
+        wrapped = WrappedKey(
+            version=1,
+            resource=self.resource,
+            model=self.name,
+            manifest=digest,
+            minimum_version=self.version,
+            kek=self._kek.id,
+            wrapped=b64(self._kek.wrap(self._dek, aad=aad)),
+            created=files.now(),
+        )
+        files.write(self.paths["key"], wrapped.model_dump_json(indent=2).encode() + b"\n")
+        if "signer" in self.paths:
+            files.write(self.paths["signer"], _public_pem(self._signer))
+        if self._bundle_key is not None:
+            signed = bundle(manifest, ignored=self._source.skipped, signer=self._bundle_key)
+            files.write(self.paths["bundle"], signed)
+
+
 def run_unseal(args: argparse.Namespace) -> int:
     """Decrypt every chunk, compare every file with its signed digest, keep nothing."""
-    from attestation.broker.kek import open_kek
-    from attestation.broker.keyfile import WrappedKey, parse_wrapped
-    from attestation.weights import SealedModel
+    from attestation.commands import sources
 
-    path = args.key_file or _beside(args.sealed, ".key.json")
-    wrapped = parse_wrapped(files.read(path), name=path.name)
-    if not isinstance(wrapped, WrappedKey):
-        raise ConfigError("wrapped-key", f"{path.name} is not the key of a model")
-    signer = dsse.public_key(files.read(args.signer), name=str(args.signer))
-    package = SealedModel.open(args.sealed, signer=signer)
-    kek = open_kek(args.key)
-    dek = data_key(kek.unwrap(unb64(wrapped.wrapped, what="wrapped"), aad=wrapped.aad).reveal())
-    size = sum(file.size for file in package.manifest.files)
-    with (
-        package.unlock(
-            dek,
-            manifest=Digest.parse(wrapped.manifest),
-            minimum_version=wrapped.minimum_version,
-        ) as model,
-        _bar("verify", total=size, quiet=args.json) as progress,
-    ):
-        model.verify(progress=progress)
+    key_file = args.key_file or _beside(args.sealed, ".key.json")
+    with sources.unlocked(
+        args.sealed, signer=args.signer, key=args.key, key_file=key_file
+    ) as model:
+        manifest = model.manifest
+        size = sum(file.size for file in manifest.files)
+        with _bar("verify", total=size, quiet=args.json) as progress:
+            model.verify(progress=progress)
     result = {
         "verdict": "authentic",
-        "model": package.manifest.model,
-        "version": package.manifest.version,
-        "manifest": str(package.manifest.digest),
-        "weights_root": f"sha256:{package.manifest.weights_root.hex()}",
-        "files": len(package.manifest.files),
+        "model": manifest.model,
+        "version": manifest.version,
+        "manifest": str(manifest.digest),
+        "weights_root": f"sha256:{manifest.weights_root.hex()}",
+        "files": len(manifest.files),
         "bytes": size,
     }
     _answer(args, result)
@@ -219,11 +280,13 @@ def _name(text: str) -> str:
         raise ConfigError("seal-argument", "the name is not one a model is served under") from None
 
 
-def _golden(path: Path) -> Golden:
+def _line(text: str | None) -> str | None:
+    if text is None:
+        return None
     try:
-        return parse_document(Golden, files.read(path))
-    except Malformed as refusal:
-        raise ConfigError("golden-file", f"{path.name}: {refusal.why}") from None
+        return TypeAdapter(Line).validate_python(text)
+    except ValidationError:
+        raise ConfigError("seal-argument", "--source is one short line of text") from None
 
 
 def _version(text: str) -> int:

@@ -1,17 +1,26 @@
 """Sealed weights on disk: seal a model's directory, open a package, unseal what the key allows."""
 
+from attestation.weights.journal import Journal, fingerprint
 from attestation.weights.package import SealedModel
-from attestation.weights.sealer import seal
+from attestation.weights.plaintext import Plaintext, SealedSource
+from attestation.weights.sealer import begin, check_apart, seal, seal_files
 from attestation.weights.source import Inventory, inventory
 from attestation.weights.unlocked import SMALL_ROLES, UnlockedModel, Unsealing, is_memory_backed
 
 __all__ = [
     "SMALL_ROLES",
     "Inventory",
+    "Journal",
+    "Plaintext",
     "SealedModel",
+    "SealedSource",
     "UnlockedModel",
     "Unsealing",
+    "begin",
+    "check_apart",
+    "fingerprint",
     "inventory",
     "is_memory_backed",
     "seal",
+    "seal_files",
 ]

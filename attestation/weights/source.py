@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,40 @@ class SourceFile:
     location: Path
     size: int
     modified_ns: int
+
+    @property
+    def stamp(self) -> str:
+        """When it was last written to."""
+        return str(self.modified_ns)
+
+    @contextmanager
+    def open(self) -> Iterator[_OpenFile]:
+        """Open it for one reader."""
+        with self.location.open("rb", buffering=0) as stream:
+            yield _OpenFile(self, stream.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    listed: SourceFile
+    descriptor: int
+
+    def read_into(self, buffer: memoryview, *, offset: int) -> None:
+        """Fill `buffer`, or raise `ConfigError` ("seal-changed")."""
+        done = 0
+        while done < len(buffer):
+            got = os.preadv(self.descriptor, [buffer[done:]], offset + done)
+            if got == 0:
+                why = f"{self.listed.path!r} shrank while it was read"
+                raise ConfigError("seal-changed", why)
+            done += got
+
+    def settle(self, *, sha256: str) -> None:  # noqa: ARG002 - the manifest will hold it
+        """Raise `ConfigError` ("seal-changed") if the file was written to since it was listed."""
+        after, listed = os.fstat(self.descriptor), self.listed
+        if (after.st_size, after.st_mtime_ns) != (listed.size, listed.modified_ns):
+            why = f"{listed.path!r} was written to while it was read"
+            raise ConfigError("seal-changed", why)
 
 
 @dataclass(frozen=True, slots=True)
