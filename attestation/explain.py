@@ -212,6 +212,8 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
     report = facts.tdx.report
     image = "" if guest is None else f"guest {guest}: "
     yield f"  what   {image}firmware {short(report.mrtd)}, kernel {short(report.rtmrs[1])}"
+    if report.extension is not None:
+        yield f"         TD {report.extension.td_id.hex()[:16]}…, without service TD or devices"
     for event in facts.runtime:
         yield f"         {event.operation} {event.content[:200]}"
     if facts.gpu:
@@ -262,6 +264,7 @@ def tdx_json(tdx: TdxClaims) -> dict[str, Any]:
         "xfam": report.xfam.hex(),
         "report_data": report.report_data.hex(),
         "tee_tcb_svn": report.tee_tcb_svn.hex(),
+        "td_id": None if report.extension is None else report.extension.td_id.hex(),
         "tcb_status": tcb.status.value,
         "tcb_date": stamp(tcb.platform.date),
         "qe_status": tcb.quoting_enclave.status.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 def quote_fields(quote: bytes) -> dict[str, Any]:
     """Return the claimed fields of a version 4 or 5 quote, as hex."""
     report = decode_report(claimed_body(quote))
-    svn2 = report.tee_tcb_svn2
+    svn2, extension = report.tee_tcb_svn2, report.extension
+    extended = {} if extension is None else asdict(extension)
     return {
         "version": int.from_bytes(quote[:2], "little"),
         "bytes": len(quote),
@@ -67,6 +69,7 @@ def quote_fields(quote: bytes) -> dict[str, Any]:
         "report_data": report.report_data.hex(),
         "tee_tcb_svn": report.tee_tcb_svn.hex(),
         "tee_tcb_svn2": None if svn2 is None else svn2.hex(),
+        **{n: v.hex() if isinstance(v, bytes) else v for n, v in extended.items()},
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hmac
 import secrets
 import sys
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from attestation.commands import export, files
 from attestation.commands.files import Commands
-from attestation.errors import NotAffirmed, NotAuthentic, Refusal
-from attestation.explain import Answer, as_of, of_appraisal, of_authentic, of_refusal, of_result
+from attestation.errors import NotAffirmed, Refusal
+from attestation.explain import Answer, as_of, of_authentic, of_refusal, of_result, printable
+from attestation.outlook import Outlook
 from attestation.policy import Policy, intel_roots
 from attestation.report import Report
 from attestation.types import Digest, Endorsements
@@ -54,7 +54,9 @@ def register(commands: Commands) -> None:
 
     quote = kinds.add_parser("quote", help="verify a bare TDX quote, offline")
     quote.add_argument("file", type=Path, metavar="QUOTE")
-    quote.add_argument("--collateral", type=Path, required=True, metavar="FILE")
+    quote.add_argument(
+        "--collateral", type=Path, action="append", required=True, metavar="FILE", help=_SETS
+    )
     quote.add_argument("--at", type=files.moment, required=True, metavar="UNIX_OR_RFC3339")
     quote.add_argument("--event-log", type=Path, metavar="FILE", help="CCEL, or dstack's JSON")
     quote.add_argument("--report-data", metavar="HEX", help="the 64 bytes it must commit to")
@@ -79,6 +81,7 @@ def register(commands: Commands) -> None:
 _NO_POLICY = "without one the best verdict is `authentic`"
 _GPU_STORE = "NVIDIA's manifests and OCSP responses; default: what the report staples"
 _BUNDLE = "take --collateral for a bundle of `tacit endorse bundle` that this key signed"
+_SETS = "the first decides; give Intel's `update=early` set as a second to be warned"
 _COLLATERAL = "Intel's collateral, or a directory of it; default: what the report staples"
 
 
@@ -190,43 +193,21 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
 
 
 def verify_quote(arguments: argparse.Namespace) -> int:
-    """Verify a quote that nothing ties to a key or a nonce."""
+    """Verify a quote that nothing ties to a key or a nonce; further collateral only warns."""
     policy = _policy(arguments)
     simulated = policy is not None and policy.roots.simulated
 
     def answer() -> Answer:
-        from attestation.appraise import appraise_facts
-        from attestation.authenticate import replayed_events
-        from attestation.checks import Facts
-        from attestation.codec import unhex
-        from attestation.tdx import quote as tdx_quote
-        from attestation.tdx.eventlog import NO_EVENTS, EventLog, RuntimeEvent
+        from attestation.commands.verify_quote import quote_answer
 
-        roots = intel_roots() if policy is None else policy.roots
-        tdx = tdx_quote.verify_quote(
-            files.read(arguments.file),
-            files.read(arguments.collateral),
-            root_der=roots.tdx_der,
-            now=arguments.at,
-        )
-        if arguments.report_data is not None:
-            wanted = unhex(arguments.report_data, size=64, what="report data")
-            if not hmac.compare_digest(wanted, tdx.report.report_data):
-                raise NotAuthentic("binding-mismatch", "REPORT_DATA is not the expected one")
-        runtime: tuple[RuntimeEvent, ...] = ()
-        events = NO_EVENTS
-        if arguments.event_log is not None:
-            text = files.read(arguments.event_log)
-            is_json = text.lstrip()[:1] == b"["
-            log = EventLog.parse_dstack(text) if is_json else EventLog.parse(text)
-            runtime, events = replayed_events(log, tdx)
-        facts = Facts(roots.simulated, tdx, runtime, events, binding=None)
-        if policy is None:
-            return as_of(of_authentic(facts), arguments.at)
-        done = appraise_facts(facts, policy, now=arguments.at)
-        return as_of(of_appraisal(done, facts, now=arguments.at), arguments.at)
+        return quote_answer(arguments, policy, collateral=arguments.collateral[0], at=arguments.at)
 
-    return _tell(answer, arguments, simulated=simulated)
+    def outlook(told: Answer) -> tuple[Outlook, ...]:
+        from attestation.commands.verify_quote import outlooks
+
+        return outlooks(arguments, policy, told)
+
+    return _tell(answer, arguments, simulated=simulated, outlook=outlook)
 
 
 def verify_gpu(arguments: argparse.Namespace) -> int:
@@ -248,8 +229,12 @@ def _tell(
     *,
     simulated: bool,
     also: Callable[[Answer], None] | None = None,
+    outlook: Callable[[Answer], tuple[Outlook, ...]] = lambda _: (),
 ) -> int:
-    """Print the verdict, a refusal's too, and return its exit code; `also` writes it elsewhere."""
+    """Print the verdict, a refusal's too, and return its exit code; `also` writes it elsewhere.
+
+    What the `outlook` holds is printed behind the verdict and changes nothing of it.
+    """
     code = 0
     try:
         told = answer()
@@ -259,10 +244,14 @@ def _tell(
         told, code = of_refusal(refusal, simulated=simulated), refusal.exit_code
     if also is not None:
         also(told)
+    warnings = outlook(told)
     if arguments.json:
-        files.show(told.to_json())
+        coming = {"outlook": [one.to_json() for one in warnings]} if warnings else {}
+        files.show(told.to_json() | coming)
     else:
         print(told.to_text())
+        for one in warnings:
+            print(printable(one.sentences()))
     return code
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from attestation.codec import parse_json
-from attestation.errors import ConfigError, NotAuthentic, Undecidable
+from attestation.errors import ConfigError, Malformed, NotAuthentic, Undecidable
 from attestation.tdx.claims import Window
 from attestation.tdx.collateral import Endorsed, instant
 from attestation.x509 import Named, RevocationList
@@ -109,6 +109,20 @@ class Stated:
                 raise Undecidable(f"{kind}-expired", f"{what} ended {_stamp(window.expires)}")
 
 
+def claimed_begin(collateral: bytes) -> datetime:
+    """Return when unverified collateral begins to hold as a whole: when its last part was issued.
+
+    Raises `Malformed`.
+    """
+    sent = Endorsed.parse(collateral)
+    return max(
+        _window(_statement(sent.document.tcb_info), what="TCB info").issued,
+        _window(_statement(sent.document.qe_identity), what="QE identity").issued,
+        _crl(sent.root_crl, what="root CRL").issued,
+        _crl(sent.pck_crl, what="PCK CRL").issued,
+    )
+
+
 def _signer(chain: tuple[bytes, ...], *, root: Root) -> Named:
     signer = Named.parse(chain[0], what="TCB signer")
     root.check_role(signer, roles=_TCB_SIGNER)
@@ -126,7 +140,12 @@ def _authority(chain: tuple[bytes, ...], *, root: Root) -> Named:
 
 
 def _statement(text: str) -> dict[str, Any]:
-    statement: dict[str, Any] = parse_json(text.encode())
+    try:
+        statement = parse_json(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise Malformed("collateral-malformed", "a statement is not UTF-8") from None
+    if not isinstance(statement, dict):
+        raise Malformed("collateral-malformed", "a statement is not a JSON object")
     return statement
 
 
