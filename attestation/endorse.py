@@ -22,6 +22,9 @@ class Endorser(Protocol):
     def endorsements(self, quote: bytes) -> Endorsements:
         """Return endorsements for `quote`, or raise `Undecidable`."""
 
+    def gpu(self) -> bytes:
+        """Return NVIDIA's statements, nothing where there are none."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileEndorser:
@@ -40,8 +43,12 @@ class FileEndorser:
         if not self.path.is_dir():
             return Endorsements(_read(self.path, limit=MAX_COLLATERAL))
         collateral = _read(self.path / f"{collateral_key(quote)}.json", limit=MAX_COLLATERAL)
+        return Endorsements(collateral, self.gpu())
+
+    def gpu(self) -> bytes:
+        """Return NVIDIA's statements as stored, nothing where the directory holds none."""
         store = self.path / _NVIDIA
-        return Endorsements(collateral, _read(store, limit=MAX_STORE) if store.exists() else b"")
+        return _read(store, limit=MAX_STORE) if store.exists() else b""
 
 
 def _read(path: Path, *, limit: int) -> bytes:

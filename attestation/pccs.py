@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import ssl
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -14,13 +16,17 @@ from typing import Literal
 import httpx2
 
 from attestation.endorse import FileEndorser
-from attestation.errors import ConfigError, Undecidable
+from attestation.errors import ConfigError, Malformed, Undecidable
 from attestation.pcs import Answers, Authority, Response, paths
 from attestation.tdx.collateral import MAX_COLLATERAL
 from attestation.tdx.quote import collateral_key
 from attestation.types import Endorsements
 
 Clock = Callable[[], datetime]
+
+RETRY = timedelta(minutes=1)
+"""How long kept files answer alone after the PCCS was away."""
+_MOST_FAILED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +78,68 @@ class CachedPccs:
     """An `Endorser` that asks a PCCS once per `refresh` and falls back on the files it kept.
 
     Old files are no pass: whoever verifies refuses collateral past Intel's own date, and past the
-    age a policy allows.
+    age a policy allows. A quote names its platform before anybody verified it, so one request at a
+    time asks: strangers who invent platforms cannot multiply themselves at the PCCS, and no answer
+    waits for one that a file can give.
     """
 
     pccs: Pccs
     directory: Path
     refresh: timedelta
     clock: Clock
+    _asking: threading.Lock = field(default_factory=threading.Lock)
+    _failed: dict[str, datetime] = field(default_factory=dict)
 
     def endorsements(self, quote: bytes) -> Endorsements:
         """Return collateral for the platform `quote` claims, or raise `Undecidable`."""
         key = collateral_key(quote)
         path = self.directory / f"{key}.json"
-        if not self._fresh(path):
-            fmspc, _, ca = key.partition("-")
-            try:
-                kind: Authority = "platform" if ca == "platform" else "processor"
-                write_atomically(path, self.pccs.collateral(fmspc=fmspc, ca=kind))
-            except Undecidable:
-                if not path.exists():
-                    raise
+        fetched = b"" if self._fresh(path) else self._refreshed(path, key)
+        if fetched:
+            return Endorsements(fetched, self.gpu())
         return FileEndorser(self.directory).endorsements(quote)
+
+    def gpu(self) -> bytes:
+        """Return NVIDIA's statements, which the operator puts beside the kept files."""
+        return FileEndorser(self.directory).gpu()
+
+    def _refreshed(self, path: Path, key: str) -> bytes:
+        """Return what the PCCS says now, nothing where the kept file is all there is for now."""
+        kept = path.exists()
+        if not self._asking.acquire(blocking=not kept):
+            return b""
+        try:
+            if self._fresh(path) or (kept and self._just_failed(key)):
+                return b""
+            fetched = self._asked(key)
+            with contextlib.suppress(ConfigError):  # a full disk; what was fetched is as good
+                write_atomically(path, fetched)
+        except Undecidable:
+            self._note(key)
+            if not kept:
+                raise
+            return b""
+        finally:
+            self._asking.release()
+        return fetched
+
+    def _asked(self, key: str) -> bytes:
+        fmspc, _, name = key.partition("-")
+        ca: Authority = "platform" if name == "platform" else "processor"
+        try:
+            return self.pccs.collateral(fmspc=fmspc, ca=ca)
+        except Malformed:  # by the PCCS, not by the guest that waits for it
+            why = "the PCCS answered with something that is not collateral"
+            raise Undecidable("pccs-unreachable", why) from None
+
+    def _just_failed(self, key: str) -> bool:
+        failed = self._failed.get(key)
+        return failed is not None and timedelta() <= self.clock() - failed < RETRY
+
+    def _note(self, key: str) -> None:
+        if len(self._failed) >= _MOST_FAILED:
+            self._failed.clear()
+        self._failed[key] = self.clock()
 
     def _fresh(self, path: Path) -> bool:
         try:

@@ -22,7 +22,7 @@ from attestation.binding import KeysetBinding, report_data
 from attestation.broker.protocol import ModelKey
 from attestation.codec import unb64
 from attestation.confidential import data_key
-from attestation.endorse import FileEndorser
+from attestation.endorse import Endorser
 from attestation.errors import ConfigError, Undecidable
 from attestation.evidence import Evidence
 from attestation.keyset import Keyset
@@ -101,7 +101,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                     client, engine.device, engine.reasoning, engine.max_model_len
                 )
             keyset = await _keyset(settings, identity, manifests)
-            endorser = FileEndorser(settings.path(settings.file.attestation.endorsements))
+            endorser = settings.endorser(clock=clock)
             ready = Ready(
                 models=models,
                 keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
@@ -140,7 +140,7 @@ class _Reporter:
 
     guest: TdxGuest
     keyset: Keyset
-    endorser: FileEndorser
+    endorser: Endorser
 
     async def report(self, nonce: Nonce) -> bytes:
         return await asyncio.to_thread(self._collect, nonce)

@@ -9,8 +9,11 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from attestation.codec import Document, length_prefixed, parse_yaml
+from attestation.endorse import Endorser
+from attestation.endorsers import Source, open_endorser
 from attestation.errors import ConfigError
 from attestation.keyset import Line, Name
+from attestation.pccs import Clock
 from attestation.types import Digest
 
 ResourcePath = Annotated[
@@ -37,14 +40,14 @@ class SimulatedTdx(Document):
 
     mode: Literal["insecure-simulated"]
     directory: FilePath
-    endorsements: FilePath
+    endorsements: Source
 
 
 class KernelTdx(Document):
     """The TDX guest interface of the Linux kernel."""
 
     mode: Literal["tdx"]
-    endorsements: FilePath
+    endorsements: Source
     """Collateral stapled to reports; not trusted, so not measured."""
 
 
@@ -154,6 +157,11 @@ class Settings:
         parts = [part for name, value in trust.items() for part in (name.encode(), value)]
         digest = Digest.sha256(_LABEL + length_prefixed(data, *parts))
         return cls(file, directory, digest, trust)
+
+    def endorser(self, *, clock: Clock) -> Endorser:
+        """Open what finds the statements that are stapled to reports; raises `ConfigError`."""
+        source = self.file.attestation.endorsements
+        return open_endorser(source, directory=self.directory, clock=clock)
 
     def path(self, text: str) -> Path:
         """Resolve a path of the file relative to the file's own directory."""

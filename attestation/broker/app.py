@@ -34,7 +34,7 @@ from attestation.broker.rules import document_digest, key_digest
 from attestation.broker.service import Clock, KeyBroker, Limits
 from attestation.broker.settings import BrokerSettings
 from attestation.broker.store import Store
-from attestation.endorse import FileEndorser
+from attestation.endorsers import open_endorser
 from attestation.errors import ConfigError, Malformed, Undecidable
 
 COOKIE = "kbs-session-id"
@@ -62,7 +62,7 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
         ledger=Ledger(store.database),
         policy=settings.policy(),
         resources=resources,
-        endorser=FileEndorser(settings.path(file.endorsements)),
+        endorser=open_endorser(file.endorsements, directory=settings.directory, clock=clock),
         kek=kek,
         token_key=settings.token_key(),
         limits=Limits(

@@ -17,6 +17,7 @@ from attestation.broker.release import Resource
 from attestation.broker.rules import SIMULATED, KeyRules
 from attestation.codec import Document, parse_yaml
 from attestation.dsse import public_key
+from attestation.endorsers import Source
 from attestation.errors import ConfigError
 from attestation.policy import Policy
 from attestation.policy_signature import Number
@@ -80,7 +81,7 @@ class BrokerFile(Document):
     """`sqlite:PATH`; for several brokers `postgresql://USER@HOST/DATABASE?passfile=FILE`."""
     kek: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+:.+$")]
     token_key: FilePath
-    endorsements: FilePath
+    endorsements: Source
     policy: FilePath
     policy_signer: FilePath | None = None
     """Ed25519 public key whose signature every policy must have; required in production."""

@@ -51,8 +51,8 @@
 {{- define "tacit.attestationGuard" -}}
 {{- $root := index . 0 -}}
 {{- $attestation := (index . 1).attestation -}}
-{{- if and $root.Values.server.endorsements.existingConfigMap (ne $root.Values.tee.mode "simulated") (not (hasPrefix "/etc/tacit/endorsements" $attestation.endorsements)) -}}
-{{- fail (printf "VALIDATION_ERROR kind=endorsements: attestation.endorsements is %s; server.endorsements appears at /etc/tacit/endorsements" $attestation.endorsements) -}}
+{{- if and $root.Values.server.endorsements.existingConfigMap (ne $root.Values.tee.mode "simulated") (not (hasPrefix "/etc/tacit/endorsements" (toString $attestation.endorsements))) -}}
+{{- fail (printf "VALIDATION_ERROR kind=endorsements: attestation.endorsements is %v; server.endorsements appears at /etc/tacit/endorsements" $attestation.endorsements) -}}
 {{- end -}}
 {{- if eq $root.Values.tee.mode "simulated" -}}
 {{- if ne $attestation.mode "insecure-simulated" -}}
