@@ -243,6 +243,7 @@ def claims_json(facts: Facts) -> dict[str, Any]:
             for e in facts.runtime
         ],
         "event_log": facts.events.present,
+        "duplicate_separators": list(facts.events.duplicate_separators),
         "gpu": [gpu_json(device) for device in facts.gpu],
         "binding": _binding_json(facts.binding),
     }
@@ -275,6 +276,10 @@ def tdx_json(tdx: TdxClaims) -> dict[str, Any]:
         "evaluation_number": tcb.evaluation,
         "fmspc": platform.fmspc.hex(),
         "ppid": platform.ppid.hex(),
+        "sgx_type": platform.sgx_type,
+        "dynamic_platform": platform.dynamic,
+        "cached_keys": platform.cached_keys,
+        "smt": platform.smt,
         "collateral_issued": stamp(tdx.collateral.issued),
         "collateral_expires": stamp(tdx.collateral.expires),
     }

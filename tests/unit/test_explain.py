@@ -75,6 +75,13 @@ def test_the_json_of_an_affirmed_guest():
     assert [e["operation"] for e in document["claims"]["runtime"]] == ["config", "model"]
 
 
+def test_the_claims_say_what_a_platform_is_and_what_its_log_repeats():
+    claims = affirmed().to_json()["claims"]
+    said = {name: claims["tdx"][name] for name in ("sgx_type", "dynamic_platform", "smt", "td_id")}
+    assert said == {"sgx_type": 1, "dynamic_platform": True, "smt": True, "td_id": None}
+    assert (claims["tdx"]["cached_keys"], claims["duplicate_separators"]) == (True, [])
+
+
 def test_the_json_of_a_refused_guest_names_the_check():
     document = refused().to_json()
     assert (document["verdict"], document["code"]) == ("refused", "tdx.mrtd")
