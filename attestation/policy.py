@@ -14,7 +14,7 @@ from attestation.authenticate import Roots
 from attestation.codec import length_prefixed, parse_yaml
 from attestation.errors import ConfigError
 from attestation.gpu.verify import GpuRoots, nvidia_roots
-from attestation.policy_file import PolicyFile, SimulatedNvidia
+from attestation.policy_file import PolicyFile
 from attestation.policy_signature import Signature, looks_signed, open_policy
 from attestation.types import Digest
 
@@ -71,7 +71,9 @@ class Policy:
         else:
             roots = simulated_roots(file.root.simulated, name=name)
             if file.root.nvidia is not None:
-                roots = replace(roots, gpu=_simulated_nvidia(file.root.nvidia, name=name))
+                nvidia = file.root.nvidia
+                gpu = simulated_gpu_roots(nvidia.device, nvidia.rim, name=name)
+                roots = replace(roots, gpu=gpu)
         return cls(file, roots, cls.digest_of(data))
 
     @staticmethod
@@ -108,16 +110,15 @@ def simulated_roots(pem: str, *, name: str) -> Roots:
     return Roots(tdx_der=certificate.public_bytes(Encoding.DER), simulated=True)
 
 
-def _simulated_nvidia(roots: SimulatedNvidia, *, name: str) -> GpuRoots:
+def simulated_gpu_roots(device: str, rim: str, *, name: str) -> GpuRoots:
     """Return the roots of a mock NVIDIA; a genuine one is never trusted beside a test root."""
     genuine = nvidia_roots()
-    anchors = tuple(_one_certificate(pem, name=name) for pem in (roots.device, roots.rim))
+    anchors = tuple(_one_certificate(pem, name=name) for pem in (device, rim))
     for der in (genuine.device_der, genuine.rim_der):
         real = x509.load_der_x509_certificate(der).public_key()
         if any(anchor.public_key() == real for anchor in anchors):
             raise ConfigError("policy-invalid", f"{name}: a simulated root is NVIDIA's own")
-    device, rim = (anchor.public_bytes(Encoding.DER) for anchor in anchors)
-    return GpuRoots(device_der=device, rim_der=rim)
+    return GpuRoots(*(anchor.public_bytes(Encoding.DER) for anchor in anchors))
 
 
 def _one_certificate(pem: str, *, name: str) -> x509.Certificate:

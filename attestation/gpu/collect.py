@@ -7,11 +7,13 @@ import ctypes
 import hmac
 import importlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attestation.errors import NotAuthentic, Undecidable
 from attestation.gpu.claims import Architecture
 from attestation.gpu.evidence import DeviceEvidence, GpuEvidence
+from attestation.gpu.insecure_nvml import SoftwareNvml
 from attestation.gpu.report import Kind
 from attestation.types import nonce as checked_nonce
 
@@ -46,6 +48,12 @@ class GpuGuest:
         except ImportError:
             raise Undecidable("gpu-absent", "pynvml is not installed") from None
         return cls(nvml, switches=switches)
+
+    @classmethod
+    def insecure_simulated(cls, directory: Path) -> GpuGuest:
+        """Use the software GPUs that a simulator serves in `directory`."""
+        nvml = SoftwareNvml(directory)
+        return cls(nvml, switches=nvml.switches)
 
     def evidence(self, nonce: bytes) -> GpuEvidence:
         """Return a report of every GPU, and of every switch, over the 32 bytes of `nonce`.

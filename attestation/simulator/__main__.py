@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attestation.errors import ConfigError, Refusal
-from attestation.simulator import state, tsm
+from attestation.simulator import gpus, state, tsm
 from attestation.simulator.guest import SoftwareGuest
+from attestation.simulator.nvidia import MockNvidia
 from attestation.simulator.policy import policy_yaml
 from attestation.types import Digest
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, words in (
         ("new", _new, "make a trust root, keys and collateral in DIR"),
+        ("gpus", _gpus, "put software GPUs of a mock NVIDIA into DIR, instead of any others"),
         ("serve", _serve, "boot a TD and serve its kernel interfaces in DIR until SIGTERM"),
         ("boot", _boot, "have the running simulator boot a fresh TD"),
         ("collateral", _collateral, "sign the collateral again, dated now"),
@@ -43,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("directory", type=Path, metavar="DIR")
         command.set_defaults(run=run)
+        if name in {"new", "gpus"}:
+            least = 0 if name == "new" else 1
+            command.add_argument(
+                "--gpus", type=int, default=least, metavar="N", help="software GPUs"
+            )
+            command.add_argument("--switches", type=int, choices=(0, 4), default=0, metavar="M")
+            command.add_argument(
+                "--architecture", choices=("hopper", "blackwell"), default="hopper"
+            )
         if name == "policy":
             command.add_argument("--config", type=Digest.parse, required=True, metavar="DIGEST")
             command.add_argument(
@@ -60,9 +71,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _new(arguments: argparse.Namespace) -> None:
     sys.stderr.write(BANNER)
+    board = _board(arguments) if arguments.gpus or arguments.switches else None
     state.create(arguments.directory, now=datetime.now(UTC))
+    if board is not None:
+        _put(arguments.directory, board)
     for name in (state.ROOT, state.COLLATERAL):
         print(arguments.directory / name)
+
+
+def _gpus(arguments: argparse.Namespace) -> None:
+    _put(arguments.directory, _board(arguments))
+
+
+def _board(arguments: argparse.Namespace) -> gpus.Board:
+    nvidia = MockNvidia.generate(datetime.now(UTC))
+    return gpus.Board(nvidia, arguments.gpus, arguments.switches, arguments.architecture)
+
+
+def _put(directory: Path, board: gpus.Board) -> None:
+    intel = state.load(directory)
+    gpus.save(directory, board)
+    state.write_collateral(directory, intel, now=datetime.now(UTC))
+    for name in (gpus.DEVICE_ROOT, gpus.RIM_ROOT):
+        print(directory / gpus.NVIDIA / name)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -73,7 +104,12 @@ def _serve(arguments: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: stop.set())
     with tsm.exclusive(directory):
         sys.stderr.write(BANNER)
-        kernel = tsm.SimulatedKernel(directory, lambda: SoftwareGuest(intel))
+        board = gpus.load(directory)
+        kernel = tsm.SimulatedKernel(
+            directory,
+            lambda: SoftwareGuest(intel),
+            gpus=None if board is None else gpus.SoftwareGpus(directory, board),
+        )
         kernel.boot()
         print(f"READY {directory}", flush=True)
         kernel.serve(stop)
@@ -91,7 +127,11 @@ def _collateral(arguments: argparse.Namespace) -> None:
 def _policy(arguments: argparse.Namespace) -> None:
     intel = state.load(arguments.directory)
     text = policy_yaml(
-        SoftwareGuest(intel).report, intel, config=arguments.config, models=dict(arguments.model)
+        SoftwareGuest(intel).report,
+        intel,
+        config=arguments.config,
+        models=dict(arguments.model),
+        board=gpus.load(arguments.directory),
     )
     sys.stdout.buffer.write(text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from attestation.simulator.gpus import Board, policy_lines
 from attestation.simulator.intel import MockIntel
 from attestation.simulator.statements import TcbInfo
 from attestation.tdx.claims import TdReport
@@ -18,7 +19,7 @@ profile: simulated
 root:
   simulated: |
 {root}
-tdx:
+{nvidia}tdx:
   tcb:
     accepted_statuses: [UpToDate]
     denied_advisories: none
@@ -42,7 +43,7 @@ runtime:
   config: [{config}]
   models:
 {models}
-gpu: none
+{gpu}
 keyset:
   retention: none
   training: none
@@ -58,6 +59,7 @@ def policy_yaml(
     *,
     config: Digest,
     models: Mapping[str, Digest],
+    board: Board | None = None,
     name: str = "simulated",
 ) -> bytes:
     """Return a policy for the TD of `report` on `intel`'s machine, serving `models` by `config`.
@@ -66,7 +68,9 @@ def policy_yaml(
     """
     text = _TEMPLATE.format(
         name=json.dumps(name),
-        root="\n".join("    " + line for line in intel.root_pem.decode().splitlines()),
+        root=_indented(intel.root_pem.decode(), by=4),
+        nvidia="" if board is None else _nvidia(board),
+        gpu="gpu: none" if board is None else "\n".join(policy_lines(board)),
         evaluation=TcbInfo().evaluation,
         attributes=report.td_attributes.hex(),
         xfam=report.xfam.hex(),
@@ -86,6 +90,16 @@ def policy_yaml(
         ),
     )
     return text.encode()
+
+
+def _nvidia(board: Board) -> str:
+    roots = {"device": board.nvidia.device_root.pem, "rim": board.nvidia.rim_root.pem}
+    texts = (f"    {name}: |\n{_indented(pem, by=6)}\n" for name, pem in roots.items())
+    return "  nvidia:\n" + "".join(texts)
+
+
+def _indented(pem: str, *, by: int) -> str:
+    return "\n".join(" " * by + line for line in pem.splitlines())
 
 
 def _owned(register: bytes) -> str:

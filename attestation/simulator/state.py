@@ -2,6 +2,7 @@
 
 DIR/root.pem          the trust anchor, for policies
 DIR/collateral.json   Intel's statements, to be stapled; refreshed by `collateral`
+DIR/endorsements/     the same by platform, and NVIDIA's statements where the guest has GPUs
 DIR/intel/            private keys (0600) and the date the hierarchy was created
 DIR/report, DIR/measurements, DIR/ccel    the guest's kernel interfaces, see `tsm`
 """
@@ -16,11 +17,15 @@ from pydantic import AwareDatetime
 
 from attestation.codec import Document, parse_document
 from attestation.errors import ConfigError
+from attestation.simulator import gpus
+from attestation.simulator.guest import SoftwareGuest
 from attestation.simulator.intel import KEYS, MockIntel
+from attestation.tdx.quote import collateral_key
 
 _KEYS = "intel"
 _CREATED = "created.json"
 COLLATERAL = "collateral.json"
+ENDORSEMENTS = "endorsements"
 ROOT = "root.pem"
 
 
@@ -58,10 +63,20 @@ def load(directory: Path) -> MockIntel:
 
 
 def write_collateral(directory: Path, intel: MockIntel, *, now: datetime) -> Path:
-    """Sign Intel's statements at `now` and replace the collateral file in one step."""
-    path = directory / COLLATERAL
+    """Sign Intel's statements at `now`, and NVIDIA's, and replace each file in one step."""
+    collateral = intel.collateral(now)
+    endorsements = directory / ENDORSEMENTS
+    endorsements.mkdir(exist_ok=True)
+    platform = collateral_key(SoftwareGuest(intel).quote(bytes(64)))
+    _replace(endorsements / f"{platform}.json", collateral)
+    if (board := gpus.load(directory)) is not None:
+        _replace(endorsements / "nvidia.json", board.endorsements(now))
+    return _replace(directory / COLLATERAL, collateral)
+
+
+def _replace(path: Path, data: bytes) -> Path:
     staged = path.with_suffix(".new")
-    staged.write_bytes(intel.collateral(now))
+    staged.write_bytes(data)
     return staged.replace(path)
 
 

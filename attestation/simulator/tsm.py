@@ -24,6 +24,7 @@ from pathlib import Path
 
 from attestation.errors import ConfigError
 from attestation.simulator.firmware import CCEL_SIZE, encode_table
+from attestation.simulator.gpus import SoftwareGpus
 from attestation.simulator.guest import SoftwareGuest
 
 IDLE_S = 0.01
@@ -45,8 +46,15 @@ class _Request:
 class SimulatedKernel:
     """Serves one directory; each `boot` is a TD in its firmware state, with all requests gone."""
 
-    def __init__(self, directory: Path, launch: Callable[[], SoftwareGuest]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        launch: Callable[[], SoftwareGuest],
+        *,
+        gpus: SoftwareGpus | None = None,
+    ) -> None:
         self._directory = directory
+        self._gpus = gpus
         self._launch = launch
         self._reports = directory / "report"
         self._measurements = directory / "measurements"
@@ -84,6 +92,8 @@ class SimulatedKernel:
             self._publish(self._measurements / name, value, mode=0o444)
         for index in range(len(self._registers)):
             self._publish_register(index)
+        if self._gpus is not None:
+            self._gpus.boot()
         self._boot_request.unlink(missing_ok=True)
 
     def poll(self) -> bool:
@@ -103,7 +113,8 @@ class SimulatedKernel:
             # The guest may take it away at any time.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._serve_request(name)
-        return busy or bool(names)
+        answered = self._gpus is not None and self._gpus.poll()
+        return busy or answered or bool(names)
 
     def serve(self, stop: threading.Event) -> None:
         """Poll until `stop` is set."""
