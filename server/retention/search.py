@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -74,15 +74,30 @@ class Search:
         `since` is nanoseconds since the epoch; a file that did not change after is not opened.
         Devices, sockets and pipes keep nothing. Links are not followed.
         """
-        searched = Searched()
-        failed: list[str] = []
-        for parent, directories, files in os.walk(
-            directory, onerror=lambda error: _note(failed, error)
-        ):
-            for name in (*directories, *files):
-                path = Path(parent) / name
-                searched += self._entry(path, since=since)
-        return searched + Searched(unread=tuple(failed))
+        parts: list[Searched] = []
+        pending = [str(directory)]
+        while pending:
+            parent = pending.pop()
+            try:
+                with os.scandir(parent) as listing:
+                    entries = list(listing)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                parts.append(Searched(unread=(parent,)))
+                continue
+            parts.append(self._names(entries))
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif entry.is_symlink() or _changed_since(entry, since):
+                    parts.append(self._entry(entry))
+        return Searched(
+            tuple(found for part in parts for found in part.found),
+            tuple(where for part in parts for where in part.unread),
+            sum(part.places for part in parts),
+            sum(part.size for part in parts),
+        )
 
     def process(self, pid: int) -> Searched:
         """Search the environment, the command line and the open, writable files of a process.
@@ -103,20 +118,28 @@ class Search:
             searched += self._descriptor(path, base / "fdinfo" / path.name)
         return searched
 
-    def _entry(self, path: Path, *, since: int) -> Searched:
-        searched = self.text(f"name of {path}", os.fsencode(path.name))
+    def _names(self, entries: Sequence[os.DirEntry[str]]) -> Searched:
+        """Search the names of a directory; all at once, for hardly ever is there one to report."""
+        names = [os.fsencode(entry.name) for entry in entries]
+        size = sum(map(len, names))
+        if not any(True for _ in self._names_in(b"\0".join(names))):
+            return Searched(places=len(names), size=size)
+        found = tuple(
+            Found(f"name of {entry.path}", needle)
+            for entry, name in zip(entries, names, strict=True)
+            for needle in self._names_in(name)
+        )
+        return Searched(found, places=len(names), size=size)
+
+    def _entry(self, entry: os.DirEntry[str]) -> Searched:
+        if not entry.is_symlink():
+            return self.file(Path(entry.path))
         try:
-            status = path.lstat()
-            if stat.S_ISLNK(status.st_mode):
-                target = os.fsencode(path.readlink())
-                return searched + self.text(f"target of {path}", target)
+            return self.text(f"target of {entry.path}", os.fsencode(Path(entry.path).readlink()))
         except FileNotFoundError:
-            return searched
+            return Searched()
         except OSError:
-            return searched + Searched(unread=(str(path),))
-        if stat.S_ISREG(status.st_mode) and _changed(status) >= since:
-            return searched + self.file(path)
-        return searched
+            return Searched(unread=(entry.path,))
 
     def _descriptor(self, path: Path, information: Path) -> Searched:
         try:
@@ -159,10 +182,19 @@ def processes_below(pid: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _changed(status: os.stat_result) -> int:
+def _changed_since(entry: os.DirEntry[str], since: int) -> bool:
+    """Tell whether this is a file that may have new content; one that has gone has none."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # opening it will say why it cannot be read
+    if not stat.S_ISREG(status.st_mode):
+        return False
     if status.st_nlink > 1:  # another link to it, as package installers make, is no new content
-        return status.st_mtime_ns
-    return max(status.st_mtime_ns, status.st_ctime_ns)  # a copy can keep the older mtime
+        return status.st_mtime_ns >= since
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= since  # a copy can keep the older mtime
 
 
 def _writable(information: Path) -> bool:
@@ -171,8 +203,3 @@ def _writable(information: Path) -> bool:
         if name == "flags":
             return int(value, 8) & os.O_ACCMODE != os.O_RDONLY
     return False
-
-
-def _note(failed: list[str], error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        failed.append(str(error.filename))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import tempfile
 import time
@@ -19,10 +21,12 @@ import httpx2
 import pytest
 
 from attestation.broker.app import open_broker
+from attestation.broker.kek import open_kek
+from attestation.broker.keyfile import WrappedKey, parse_wrapped
 from attestation.broker.releaselog import verify_chain
 from attestation.broker.settings import BrokerSettings
 from attestation.client import attested_client
-from attestation.codec import parse_json
+from attestation.codec import parse_json, unb64
 from attestation.policy import Policy
 from scripts.chain.installation import MODEL
 from scripts.chain.processes import ROOT, Running
@@ -33,10 +37,29 @@ from tests.chain_kit import World
 pytestmark = pytest.mark.engine
 
 CHAT = "/v1/chat/completions"
-WINDOWS, WINDOW = 200, 24
+WINDOWS, WINDOW = 200, 64
 SECONDS_TO_BE_GONE = 15
 KEY_GIVEN = re.compile(r'"event":"key given".*?"pid":(\d+)')
 KILLS = ("engine while loading", "gateway while loading", "gateway", "engine")
+
+
+@pytest.fixture(scope="module")
+def own_checkpoint(demo_checkpoint: Path, tmp_path_factory) -> Iterator[Path]:
+    """Return the demonstration model with weights that no other file on this machine has.
+
+    The last bit of every bfloat16 is drawn anew, which the model hardly notices: a window of 64
+    bytes is another copy's once in 2^32. The plaintext is removed once it was sealed.
+    """
+    own = tmp_path_factory.mktemp("own") / "checkpoint"
+    shutil.copytree(demo_checkpoint, own)
+    data = (own / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    size = len(data) - start
+    noise = int.from_bytes(os.urandom(size)) & int.from_bytes(b"\1\0" * (size // 2))
+    drawn = (int.from_bytes(data[start:]) ^ noise).to_bytes(size)
+    (own / "model.safetensors").write_bytes(data[:start] + drawn)
+    yield own
+    shutil.rmtree(own)
 
 
 def plaintext(checkpoint: Path) -> Search:
@@ -47,9 +70,28 @@ def plaintext(checkpoint: Path) -> Search:
     while len(windows) < WINDOWS:
         start = chance.randrange(len(data) - WINDOW)
         window = data[start : start + WINDOW]
-        if len(set(window)) > WINDOW // 2:
+        if len(set(window)) > WINDOW // 3:
             windows[f"weights at {start}"] = window
     return Search(windows)
+
+
+def data_key(world: World) -> Search:
+    """Search for the key of the weights, in the spellings programs print bytes in."""
+    installation = world.installation
+    wrapped = parse_wrapped(
+        (installation.sealed.parent / f"{MODEL}.key.json").read_bytes(), name="k"
+    )
+    assert isinstance(wrapped, WrappedKey)
+    kek = open_kek(f"file:{installation.broker_config.parent}/kek")
+    key = kek.unwrap(unb64(wrapped.wrapped, what="wrapped"), aad=wrapped.aad).reveal()
+    return Search(
+        {
+            "key": key,
+            "key in hex": key.hex().encode(),
+            "key in base64": base64.b64encode(key).rstrip(b"="),
+            "key in base64url": base64.urlsafe_b64encode(key).rstrip(b"="),
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +107,7 @@ class Aftermath:
     opened: bool
     """Whether the port still took connections."""
     weights: Searched
+    """Plaintext of them and of their key, in files."""
     output: str
 
 
@@ -77,6 +120,8 @@ class Story:
     """Whether the answers during which the broker was killed came to their end."""
     cut: list[bool]
     """Whether the answers during which something they need was killed did so, too."""
+    processes: Searched
+    """Environments, command lines and open files of all processes while they started."""
     released: tuple[str, ...]
     """Events of the broker's release log, whose chain was verified."""
 
@@ -89,6 +134,7 @@ class Stage:
         self._chain = chain
         self._search = search
         self._since = time.time_ns()
+        self.processes = Searched()
         chain.tdx()
         self._broker = chain.broker()
 
@@ -107,6 +153,9 @@ class Stage:
         gateway, loader = self.loading()
         if kill_broker:
             self.kill_broker()
+        while not gateway.ready.wait(2) and not gateway.ended:
+            tree = processes_below(gateway.process.pid)
+            self.processes += sum((self._search.process(each) for each in tree), Searched())
         gateway.wait_ready(seconds=900)
         with self.client() as client:
             assert client.post(CHAT, json=chat(max_tokens=8)).json()["usage"]["completion_tokens"]
@@ -129,7 +178,8 @@ class Stage:
         status, opened = gateway.process.poll(), self.world.port_is_open()
         gateway.stop()
         output = "".join(gateway.output)
-        return Aftermath(len(tree), tuple(left), status, opened, self._weights(), output)
+        weights = self._weights() + self._search.text("output", output.encode())
+        return Aftermath(len(tree), tuple(left), status, opened, weights, output)
 
     def _weights(self) -> Searched:
         """Look for plaintext where a process of ours may write, and in every file that is new."""
@@ -200,15 +250,17 @@ def streaming(stage: Stage, ended: list[bool]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory, demo_checkpoint) -> Iterator[Story]:
+def story(tmp_path_factory, own_checkpoint) -> Iterator[Story]:
     """Kill one process after the other; each start proves that the one before left nothing."""
-    world = World(tmp_path_factory.mktemp("kill") / "installation", checkpoint=demo_checkpoint)
+    world = World(tmp_path_factory.mktemp("kill") / "installation", checkpoint=own_checkpoint)
+    search = Search({**plaintext(own_checkpoint).needles, **data_key(world).needles})
+    (own_checkpoint / "model.safetensors").unlink()
     after: dict[str, Aftermath] = {}
     whole: list[bool] = []
     cut: list[bool] = []
     with contextlib.ExitStack() as stack:
         stack.callback(world.remove)
-        stage = Stage(world, Chain(world.installation, stack), plaintext(demo_checkpoint))
+        stage = Stage(world, Chain(world.installation, stack), search)
         gateway, loader = stage.loading()
         after["engine while loading"] = stage.kill(gateway, loader)
         gateway, _ = stage.loading()
@@ -221,7 +273,7 @@ def story(tmp_path_factory, demo_checkpoint) -> Iterator[Story]:
         gateway, loader = stage.serving()
         with streaming(stage, cut):
             after["engine"] = stage.kill(gateway, loader)
-        yield Story(after, whole, cut, stage.released())
+        yield Story(after, whole, cut, stage.processes, stage.released())
 
 
 @pytest.mark.parametrize("kill", KILLS)
@@ -236,10 +288,15 @@ def test_the_port_is_closed(story, kill):
 
 
 @pytest.mark.parametrize("kill", KILLS)
-def test_no_plaintext_of_the_weights_is_in_any_file(story, kill):
+def test_no_plaintext_of_the_weights_or_their_key_is_in_any_file(story, kill):
     weights = story.after[kill].weights
     assert weights.size > 1_000_000, "not even the sealed package was read"
     assert weights.found == ()
+
+
+def test_none_is_in_an_environment_or_on_a_command_line(story):
+    assert story.processes.places > 100, "hardly any process was looked at"
+    assert story.processes.found == ()
 
 
 def test_the_search_would_find_the_weights(demo_checkpoint, tmp_path):

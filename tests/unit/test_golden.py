@@ -18,6 +18,7 @@ from attestation.manifest import MANIFEST, Manifest
 from attestation.weights import seal
 from scripts.chain.installation import MODEL, configure
 from scripts.chain.processes import ROOT
+from scripts.golden_output.document import golden as write_down
 from server.golden import check
 from server.packages import open_packages
 from server.settings import Settings
@@ -166,6 +167,32 @@ def test_a_lead_of_exactly_the_tolerance_is_not_clear() -> None:
 def test_it_survives_its_own_json() -> None:
     said = golden(close=frozenset({1}))
     assert Golden.model_validate_json(json.dumps(said.model_dump(mode="json"))) == said
+
+
+# -- written down by whoever seals
+
+
+def odds(*nats: float) -> dict[int, float]:
+    return {100 + place: -nat for place, nat in enumerate(nats)}
+
+
+def written(*steps: dict[int, float], ends: tuple[int, ...] = ()) -> Golden:
+    return write_down("Hi", thinking=False, prompt_ids=[1, 2], steps=steps, ends=ends)
+
+
+def test_the_likeliest_token_is_noted_with_its_odds_and_its_lead() -> None:
+    said = written({9: -3.5, 7: -0.0604, 8: -3.25}, *[odds(0.01, 4)] * 8)
+    assert said.tokens[0] == GoldenToken(id=7, surprise=60, lead=3190)
+    assert (said.prompt, said.prompt_ids, said.thinking) == ("Hi", (1, 2), False)
+
+
+def test_nothing_is_noted_behind_the_end() -> None:
+    assert len(written(*[odds(0.01, 4)] * 8, {5: -0.1, 6: -3}, odds(0, 9), ends=(5,)).tokens) == 9
+
+
+def test_an_answer_that_any_weights_would_give_is_not_written_down() -> None:
+    with pytest.raises(ValueError, match="any weights might pass"):
+        written(*[odds(0.6, 0.7)] * 20)
 
 
 # -- signed with the weights
