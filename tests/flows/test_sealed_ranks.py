@@ -236,6 +236,8 @@ def test_a_key_that_got_out_would_be_found(spelling: str) -> None:
     text = spellings(bytes(range(100, 132)))[spelling]
     process = subprocess.Popen(["sleep", "60"], env={b"LEAK": b"=" + text})
     try:
+        while not Path(f"/proc/{process.pid}/environ").read_bytes():
+            time.sleep(0.01)  # the kernel shows an environment a moment after the program started
         found = Search(spellings(bytes(range(100, 132)))).process(process.pid).found
     finally:
         process.kill()
