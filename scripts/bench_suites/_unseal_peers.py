@@ -1,0 +1,142 @@
+"""Load one shard into warm parameters by each format; print CPU seconds as one line of JSON.
+
+Runs in .venv-peers (scripts/peers), which has torch. Every format copies each tensor into a
+parameter that exists, as an engine does. CPU time of all threads, lower quartile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.torch import load_file, safe_open
+
+from attestation.codec import b64url
+from attestation.confidential import data_key
+from attestation.weights import SealedModel, seal
+from scripts.bench_suites._shard import write_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "server/vllm_plugin"))
+from tacit_vllm.stream import tensors
+
+SIZE = 256 << 20
+ROUNDS = 5
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        shard = write_model(directory / "model", size=SIZE) / "model.safetensors"
+        held = load_file(shard)
+        warm = {name: torch.zeros_like(tensor) for name, tensor in held.items()}
+        said: dict[str, object] = {
+            "ours": _spent(_ours(directory, warm), warm, held),
+            "safetensors": _spent(lambda: _plain(shard, warm), warm, held),
+        }
+        for peer, prepare in (("cryptotensors", _cryptotensors), ("tensorizer", _tensorizer)):
+            try:
+                said[peer] = _spent(prepare(directory, warm, held), warm, held)
+            except (ImportError, OSError) as error:
+                said[peer] = f"{type(error).__name__} on import"
+    print(json.dumps(said))
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _ours(directory: Path, warm: Tensors) -> Callable[[], None]:
+    dek, signer = data_key(os.urandom(32)), Ed25519PrivateKey.generate()
+    manifest = seal(
+        directory / "model",
+        directory / "sealed",
+        dek=dek,
+        signer=signer,
+        name="bench",
+        version=1,
+        key_uri="kbs:///a/b/c",
+    )
+
+    def load() -> None:
+        package = SealedModel.open(directory / "sealed", signer=signer.public_key())
+        with package.unlock(dek, manifest=manifest.digest, minimum_version=1) as model:
+            for name, tensor in tensors(model, skip=lambda _: False):
+                warm[name].copy_(tensor)
+
+    return load
+
+
+def _plain(shard: Path, warm: Tensors) -> None:
+    with safe_open(shard, "pt") as opened:
+        for name in opened.keys():  # noqa: SIM118 - it is no mapping
+            warm[name].copy_(opened.get_tensor(name))
+
+
+def _cryptotensors(directory: Path, warm: Tensors, held: Tensors) -> Callable[[], None]:
+    from cryptotensors import SerializeCryptoConfig, register_direct_key_provider  # noqa: PLC0415
+    from cryptotensors.torch import safe_open as safe_open_sealed  # noqa: PLC0415
+    from cryptotensors.torch import save_file  # noqa: PLC0415
+
+    path, signer = directory / "peer.cryptotensors", Ed25519PrivateKey.generate()
+    public = b64url(signer.public_key().public_bytes_raw())
+    common = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "sign", "x": public}
+    sealing = {"kty": "oct", "alg": "aes256gcm", "kid": "seal", "k": b64url(os.urandom(32))}
+    signing = common | {"d": b64url(signer.private_bytes_raw())}
+    register_direct_key_provider(keys=[sealing, common])
+    config = SerializeCryptoConfig(enc_key=sealing, sign_key=signing)
+    save_file(held, path, config=config.to_dict())
+
+    def load() -> None:
+        with safe_open_sealed(path, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                warm[name].copy_(opened.get_tensor(name))
+
+    return load
+
+
+def _tensorizer(directory: Path, warm: Tensors, held: Tensors) -> Callable[[], None]:
+    from tensorizer import (  # noqa: PLC0415 - it may be absent
+        DecryptionParams,
+        EncryptionParams,
+        TensorDeserializer,
+        TensorSerializer,
+    )
+
+    path, secret = directory / "peer.tensors", EncryptionParams.random()
+    serializer = TensorSerializer(str(path), encryption=secret)
+    serializer.write_state_dict(held)
+    serializer.close()
+    opening = DecryptionParams.from_key(secret.key)
+
+    def load() -> None:
+        with TensorDeserializer(
+            str(path), device="cpu", encryption=opening, num_readers=2
+        ) as opened:
+            for name, tensor in opened.items():
+                warm[name].copy_(tensor)
+
+    return load
+
+
+def _spent(load: Callable[[], None], warm: Tensors, held: Tensors) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        load()
+        times.append(time.process_time() - start)
+    if not all(torch.equal(warm[n].view(torch.int16), held[n].view(torch.int16)) for n in held):
+        raise AssertionError("the tensors are not what was written")
+    for tensor in warm.values():
+        tensor.zero_()
+    return sorted(times)[ROUNDS // 4]
+
+
+if __name__ == "__main__":
+    main()
