@@ -1,8 +1,9 @@
 """The boot: settings in, `Ready` out, and nothing that could serve in between.
 
-harden → signed manifests → measure → keys of this boot → broker → unseal → engine → golden output
-→ Ready. Every step needs what the one before it returned, so the order is not a convention.
-Whatever fails, no port was open and no plaintext weight was on a disk.
+harden → signed manifests → measure → keys of this boot → GPUs, then the quote → broker → GPUs take
+work → unseal → engine → golden output → Ready. Every step needs what the one before it returned,
+so the order is not a convention. Whatever fails, no port was open and no plaintext weight was on a
+disk.
 """
 
 from __future__ import annotations
@@ -18,21 +19,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from attestation.binding import KeysetBinding, report_data
+from attestation.binding import KeysetBinding
 from attestation.broker.protocol import ModelKey
 from attestation.codec import unb64
 from attestation.confidential import data_key
 from attestation.endorse import Endorser
 from attestation.errors import ConfigError, Undecidable
-from attestation.evidence import Evidence
 from attestation.keyset import Keyset
 from attestation.keyset import ServedModel as AttestedModel
 from attestation.keywire import Grant
 from attestation.report import Report
-from attestation.tdx.collect import TdxGuest
 from attestation.types import Digest, Nonce
 from attestation.weights import SealedModel, is_memory_backed
 from server.admission import Admission
+from server.attester import Attester
 from server.audit import AuditSink
 from server.engine.client import EngineClient
 from server.engine.isolation import decide, probe
@@ -80,11 +80,12 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
     with _run_directory(settings) as run_directory:
         packages = open_packages(settings)
         manifests = {name: package.manifest.digest for name, package in packages.items()}
-        guest = _guest(settings)
+        attester = Attester.of(settings, clock=clock)
         events = runtime_events(settings.digest, manifests)
-        await asyncio.to_thread(measure, guest, events, run_directory=run_directory)
+        await asyncio.to_thread(measure, attester.tdx, events, run_directory=run_directory)
         identity = new_tls_identity(clock(), settings.file.listen.hostnames)
-        unlocked = await _unlocked(settings, guest)
+        unlocked = await _unlocked(settings, attester)
+        await asyncio.to_thread(attester.gpus.accept_work)
         async with contextlib.AsyncExitStack() as stack:
             engines: dict[str, EngineSupervisor] = {}
             models: dict[str, ServedModel] = {}
@@ -101,12 +102,11 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                     client, engine.device, engine.reasoning, engine.max_model_len
                 )
             keyset = await _keyset(settings, identity, manifests)
-            endorser = settings.endorser(clock=clock)
             ready = Ready(
                 models=models,
                 keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
                 keyset=keyset,
-                report=_Reporter(guest, keyset, endorser).report,
+                report=_Reporter(attester, keyset, settings.endorser(clock=clock)).report,
                 limits=settings.file.limits,
                 clock=clock,
                 audit=audit,
@@ -138,7 +138,7 @@ def _grant(key: ModelKey) -> Grant:
 class _Reporter:
     """Collects fresh evidence over the keyset of this boot."""
 
-    guest: TdxGuest
+    attester: Attester
     keyset: Keyset
     endorser: Endorser
 
@@ -146,21 +146,18 @@ class _Reporter:
         return await asyncio.to_thread(self._collect, nonce)
 
     def _collect(self, nonce: Nonce) -> bytes:
-        binding = KeysetBinding(nonce, self.keyset)
-        event_log = self.guest.event_log()
-        quote = self.guest.quote(report_data(binding, event_log=event_log, gpu_evidence=b""))
+        evidence = self.attester.for_client(KeysetBinding(nonce, self.keyset))
         try:
-            endorsements = self.endorser.endorsements(quote)
+            endorsements = self.endorser.endorsements(evidence.quote)
         except Undecidable:
             endorsements = None  # the client brings its own; without any it cannot decide either
-        evidence = Evidence(quote, event_log, gpu=b"", binding=binding)
         return Report.build(evidence, endorsements).to_bytes()
 
 
-async def _unlocked(settings: Settings, guest: TdxGuest) -> Unlocked:
+async def _unlocked(settings: Settings, attester: Attester) -> Unlocked:
     abandoned = threading.Event()
     try:
-        return await asyncio.to_thread(unlock, settings, guest, abandoned=abandoned)
+        return await asyncio.to_thread(unlock, settings, attester, abandoned=abandoned)
     finally:
         abandoned.set()  # when this boot was cancelled, the thread must not keep asking
 
@@ -211,6 +208,8 @@ def _hidden(settings: Settings) -> tuple[str, ...]:
     paths = [settings.path(settings.file.api_keys)]
     if settings.file.attestation.mode == "insecure-simulated":
         paths.append(settings.path(settings.file.attestation.directory))
+    if settings.file.gpu.mode == "insecure-simulated":
+        paths.append(settings.path(settings.file.gpu.directory))
     return (*TRUSTED_DEVICES, *(os.path.normpath(path.absolute()) for path in paths))
 
 
@@ -244,13 +243,6 @@ def _run_directory(settings: Settings) -> Iterator[Path]:
         except BlockingIOError:
             raise ConfigError("run-directory", f"{directory} is used by another gateway") from None
         yield directory.resolve()
-
-
-def _guest(settings: Settings) -> TdxGuest:
-    attestation = settings.file.attestation
-    if attestation.mode == "tdx":
-        return TdxGuest.kernel()
-    return TdxGuest.insecure_simulated(settings.path(attestation.directory))
 
 
 def _absolute(settings: Settings, text: str) -> PurePosixPath:

@@ -51,14 +51,63 @@ class KernelTdx(Document):
     """Collateral stapled to reports; not trusted, so not measured."""
 
 
-class BrokerEndpoint(Document):
-    """Where keys come from. The certificate is measured: a fake broker cannot hand out keys."""
+class NoGpu(Document):
+    """No GPU takes part; evidence covers none."""
 
+    mode: Literal["none"]
+
+
+class NvidiaGpu(Document):
+    """Confidential GPUs, through NVML, under NVIDIA's roots. How many is for policies to say.
+
+    NVIDIA's statements lie beside Intel's, in the directory `attestation.endorsements`.
+    """
+
+    mode: Literal["nvidia"]
+
+
+class SimulatedGpu(Document):
+    """Software GPUs of a simulator, under the roots of its mock NVIDIA."""
+
+    mode: Literal["insecure-simulated"]
+    directory: FilePath
+    device_root: FilePath
+    rim_root: FilePath
+    """PEM certificates; measured."""
+
+
+class KbsBroker(Document):
+    """A broker that speaks KBS 0.4.0: ours, or a Trustee.
+
+    KBS signs no release, so the measured certificate is all that keeps a fake broker from handing
+    out keys. A Trustee says with its resource policy who gets what; its default lets anyone.
+    """
+
+    protocol: Literal["kbs"]
+    session: Literal["cookie", "bearer"]
+    """What names the guest after it attested: the cookie of that KBS, or the attestation token."""
     url: Annotated[str, StringConstraints(pattern=r"^https://[^/?#@\s]+$")]
     certificate: FilePath
     api_key_pepper: ResourcePath
     retry_seconds: Annotated[int, Field(ge=0, le=3600)]
     """How long boot keeps asking a broker that is down or cannot decide."""
+
+
+class NativeBroker(Document):
+    """A broker of ours: post-quantum sealing, and a statement signed about every release."""
+
+    protocol: Literal["native"]
+    statement_key: FilePath
+    """PEM public key (P-256) of the broker's `token_key`; measured."""
+    url: Annotated[str, StringConstraints(pattern=r"^https://[^/?#@\s]+$")]
+    certificate: FilePath
+    """Measured: no other key completes a handshake."""
+    api_key_pepper: ResourcePath
+    retry_seconds: Annotated[int, Field(ge=0, le=3600)]
+    """How long boot keeps asking a broker that is down or cannot decide."""
+
+
+BrokerEndpoint = Annotated[KbsBroker | NativeBroker, Field(discriminator="protocol")]
 
 
 class EngineSettings(Document):
@@ -114,6 +163,7 @@ class SettingsFile(Document):
     profile: Literal["production", "simulated"]
     listen: Listen
     attestation: Annotated[SimulatedTdx | KernelTdx, Field(discriminator="mode")]
+    gpu: Annotated[NoGpu | NvidiaGpu | SimulatedGpu, Field(discriminator="mode")]
     broker: BrokerEndpoint
     models: Annotated[dict[Name, ModelSettings], Field(min_length=1)]
     api_keys: FilePath
@@ -127,6 +177,11 @@ class SettingsFile(Document):
             return self
         if self.attestation.mode != "tdx":
             raise ValueError("profile production cannot use simulated attestation")
+        if self.gpu.mode == "insecure-simulated":
+            raise ValueError("profile production cannot use simulated GPUs")
+        cuda = any(model.engine.device == "cuda" for model in self.models.values())
+        if cuda and self.gpu.mode != "nvidia":
+            raise ValueError("profile production with device: cuda needs gpu mode: nvidia")
         if any(model.engine.isolation != "required" for model in self.models.values()):
             raise ValueError("profile production needs engine isolation: required")
         return self
@@ -152,6 +207,10 @@ class Settings:
         file = parse_yaml(SettingsFile, data, name=path.name)
         directory = path.resolve().parent
         named = {"broker.certificate": file.broker.certificate}
+        if isinstance(file.broker, NativeBroker):
+            named["broker.statement_key"] = file.broker.statement_key
+        if isinstance(file.gpu, SimulatedGpu):
+            named |= {"gpu.device": file.gpu.device_root, "gpu.rim": file.gpu.rim_root}
         named |= {f"models.{name}.signer": model.signer for name, model in file.models.items()}
         trust = {name: _read(directory / named[name]) for name in sorted(named)}
         parts = [part for name, value in trust.items() for part in (name.encode(), value)]

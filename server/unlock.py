@@ -10,17 +10,19 @@ from threading import Event
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestation.binding import KbsBinding, report_data
-from attestation.broker.client import KbsClient
+from attestation.broker.client import KbsClient, NativeClient
 from attestation.broker.protocol import ModelKey
+from attestation.broker.statement import Released, statement_key
 from attestation.confidential import Confidential
-from attestation.errors import Undecidable
-from attestation.evidence import Evidence
-from attestation.tdx.collect import TdxGuest
-from server.settings import Settings
+from attestation.errors import NotAuthentic, Undecidable
+from attestation.types import Digest
+from server.attester import Attester
+from server.settings import KbsBroker, NativeBroker, Settings
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
+_CONVERSATIONS = 3
+"""How often a guest attests because its session ended before it had every key."""
 
 log = logging.getLogger("tacit.unlock")
 
@@ -32,10 +34,12 @@ class Unlocked:
     model_keys: Mapping[str, Confidential[ModelKey]]
     """Served model name -> data key and the manifest it belongs to."""
     api_key_pepper: Confidential[bytes]
+    statements: Mapping[str, Digest]
+    """Resource -> digest of the broker's signed statement; KBS has none."""
 
 
-def unlock(settings: Settings, guest: TdxGuest, *, abandoned: Event) -> Unlocked:
-    """Attest to the broker and return the keys.
+def unlock(settings: Settings, attester: Attester, *, abandoned: Event) -> Unlocked:
+    """Attest to the broker, with GPUs that were verified here first, and return the keys.
 
     A broker that is down or cannot decide is asked again, with growing pauses, for
     `broker.retry_seconds` or until `abandoned` is set; a broker that refuses is final. Raises a
@@ -45,7 +49,7 @@ def unlock(settings: Settings, guest: TdxGuest, *, abandoned: Event) -> Unlocked
     pause = _FIRST_WAIT_S
     while True:
         try:
-            return _ask(settings, guest)
+            return _ask(settings, attester)
         except Undecidable as refusal:
             log.warning("broker undecided", extra={"code": refusal.code})
             if time.monotonic() + pause > deadline or abandoned.wait(pause):
@@ -53,17 +57,58 @@ def unlock(settings: Settings, guest: TdxGuest, *, abandoned: Event) -> Unlocked
             pause = min(2 * pause, _LONGEST_WAIT_S)
 
 
-def _ask(settings: Settings, guest: TdxGuest) -> Unlocked:
-    # A new key for every conversation: what one answer was sealed to opens no other.
-    key = ec.generate_private_key(ec.SECP256R1())
+def _ask(settings: Settings, attester: Attester) -> Unlocked:
     broker = settings.file.broker
-    pin = settings.trust["broker.certificate"].decode("ascii", errors="replace")
-    with KbsClient(broker.url, key, certificate_pem=pin) as client:
-        binding = KbsBinding(client.challenge(), client.tee_pubkey, "")
-        event_log = guest.event_log()
-        quote = guest.quote(report_data(binding, event_log=event_log, gpu_evidence=b""))
-        client.attest(Evidence(quote, event_log, gpu=b"", binding=binding))
-        return Unlocked(
-            {name: client.model_key(model.key) for name, model in settings.file.models.items()},
-            client.resource(broker.api_key_pepper),
-        )
+    if isinstance(broker, NativeBroker):
+        return _ask_natively(settings, attester, broker)
+    refusal = ""
+    for _ in range(_CONVERSATIONS):
+        try:
+            return _converse(settings, attester, broker)
+        except _SessionEnded as ended:
+            refusal = ended.why
+            log.info("broker session ended")
+    raise NotAuthentic("broker-rejected", refusal)
+
+
+def _ask_natively(settings: Settings, attester: Attester, broker: NativeBroker) -> Unlocked:
+    pin, key = _pin(settings), statement_key(settings.trust["broker.statement_key"])
+    statements: dict[str, Digest] = {}
+
+    def released(client: NativeClient, path: str) -> Released:
+        found = client.release(path, attester.for_broker)
+        statements[path] = found.digest
+        log.info("key released", extra={"statement": str(found.digest)})
+        return found
+
+    with NativeClient(broker.url, certificate_pem=pin, key=key) as client:
+        keys = {
+            name: released(client, model.key).model_key()
+            for name, model in settings.file.models.items()
+        }
+        return Unlocked(keys, released(client, broker.api_key_pepper).payload, statements)
+
+
+def _converse(settings: Settings, attester: Attester, broker: KbsBroker) -> Unlocked:
+    # A new key for every conversation: what one answer was sealed to opens no other.
+    key, pin = ec.generate_private_key(ec.SECP256R1()), _pin(settings)
+    with KbsClient(broker.url, key, certificate_pem=pin, session=broker.session) as client:
+        client.attest(attester.for_broker(client.challenge(), client.tee_pubkey))
+        try:
+            return Unlocked(
+                {name: client.model_key(model.key) for name, model in settings.file.models.items()},
+                client.resource(broker.api_key_pepper),
+                statements={},
+            )
+        except NotAuthentic as refusal:
+            if refusal.code != "broker-rejected":
+                raise
+            raise _SessionEnded(refusal.code, refusal.why) from None
+
+
+class _SessionEnded(NotAuthentic):
+    """The evidence was taken, the session or token was not: KBS clients attest anew then."""
+
+
+def _pin(settings: Settings) -> str:
+    return settings.trust["broker.certificate"].decode("ascii", errors="replace")

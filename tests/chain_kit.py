@@ -21,6 +21,8 @@ from attestation.broker.app import BrokerServer, open_broker
 from attestation.broker.settings import BrokerSettings
 from attestation.policy import Policy
 from attestation.simulator import state
+from attestation.simulator.gpus import SoftwareGpus
+from attestation.simulator.gpus import load as load_board
 from attestation.simulator.guest import SoftwareGuest
 from attestation.simulator.tsm import SimulatedKernel
 from scripts.chain.installation import MODEL, Installation, configure
@@ -101,10 +103,19 @@ class World:
         self.installation.policy.write_text(re.sub(find, replace, text, count=1))
 
     @contextlib.contextmanager
-    def software_tdx(self, **guest: Any) -> Iterator[None]:
-        """Boot a software TD with these options and serve its kernel interfaces."""
-        intel = state.load(self.installation.tdx)
-        kernel = SimulatedKernel(self.installation.tdx, lambda: SoftwareGuest(intel, **guest))
+    def software_tdx(self, *, gpus: SoftwareGpus | None = None, **guest: Any) -> Iterator[None]:
+        """Boot a software TD with these options and serve its interfaces, those of its GPUs too.
+
+        `gpus` replaces the GPUs of the installation.
+        """
+        tdx = self.installation.tdx
+        intel, board = state.load(tdx), load_board(tdx)
+        assert board is not None
+        kernel = SimulatedKernel(
+            tdx,
+            lambda: SoftwareGuest(intel, **guest),
+            gpus=SoftwareGpus(tdx, board) if gpus is None else gpus,
+        )
         kernel.boot()
         stop = threading.Event()
         thread = threading.Thread(target=kernel.serve, args=(stop,))

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from attestation.broker.ear import TokenKey
 from attestation.broker.kek import create_file_kek
 from attestation.broker.settings import BrokerSettings
 from attestation.errors import ConfigError
@@ -30,6 +31,9 @@ def provision(settings: BrokerSettings, *, now: datetime) -> tuple[Path, ...]:
     token_key = settings.path(file.token_key)
     if not token_key.exists():
         made.append(write_new(token_key, new_key()[1], mode=0o600))
+    public = token_key.with_suffix(".pub")
+    if not public.exists():  # what guests pin; `tacit serve` measures it
+        made.append(write_new(public, _public_half(token_key), mode=0o644))
     certificate, key = settings.path(file.tls.certificate), settings.path(file.tls.key)
     if not certificate.exists() and not key.exists():
         private, pem = new_key()
@@ -49,6 +53,16 @@ def write_new(path: Path, data: bytes, *, mode: int) -> Path:
     except OSError as error:
         raise ConfigError("file-unwritable", f"{path}: {error.strerror}") from None
     return path
+
+
+def _public_half(path: Path) -> bytes:
+    try:
+        key = TokenKey.load(path.read_bytes(), name=path.name).private.public_key()
+    except OSError as error:
+        raise ConfigError("token-key", f"{path}: {error.strerror}") from None
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def new_key() -> tuple[ec.EllipticCurvePrivateKey, bytes]:

@@ -64,6 +64,8 @@ class Installation:
     def _trust_root(self) -> None:
         action = "collateral" if (self.tdx / "root.pem").exists() else "new"
         call(simulator, [action, self.tdx])
+        if not (self.tdx / "nvidia").exists():
+            call(simulator, ["gpus", self.tdx, "--gpus", 1])
 
     def _broker(self, port: int) -> None:
         names = {
@@ -78,7 +80,7 @@ class Installation:
             "store": "sqlite:broker.db",
             "kek": "file:kek",
             "token_key": "token.pem",
-            "endorsements": "../tdx/collateral.json",
+            "endorsements": "../tdx/endorsements",
             "policy": "../policy.yaml",
             "resources": [
                 {"resource": name, "kind": kind, "wrapped_key": file, "policy": "../policy.yaml"}

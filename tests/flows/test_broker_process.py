@@ -105,7 +105,7 @@ def test_a_first_run_needs_three_commands(world, tmp_path):
         world.path(name).unlink()
     config = str(world.path("broker.yaml"))
     made = tacit("broker", config, "--init", "--json")
-    assert len(json.loads(made.stdout)["made"]) == 4
+    assert len(json.loads(made.stdout)["made"]) == 5
     assert json.loads(tacit("broker", config, "--init", "--json").stdout)["made"] == []
     out = str(world.path("pepper.json"))
     key = f"file:{world.path('kek')}"

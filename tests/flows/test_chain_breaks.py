@@ -99,7 +99,9 @@ def test_expired_collateral_leaves_the_boot_undecided(world):
 def endorse(world: World, statements: Statements, *, at: datetime | None = None) -> None:
     intel = state.load(world.installation.tdx)
     data = intel.collateral(at or datetime.now(UTC), state=statements)
-    (world.installation.tdx / state.COLLATERAL).write_bytes(data)
+    stapled = world.installation.tdx / state.ENDORSEMENTS
+    (platform,) = stapled.glob("*-platform.json")
+    platform.write_bytes(data)
 
 
 # -- the weights

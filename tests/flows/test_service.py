@@ -33,6 +33,7 @@ def test_the_service_verifies_in_plain_words_and_says_simulated(service):
     assert words.startswith("SIMULATED")
     assert "affirmed until" in words
     assert f"model {MODEL}=" in words
+    assert "1 hopper GPU, mode spt" in words
     assert "retention none, training none" in words
 
 

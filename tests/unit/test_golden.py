@@ -254,10 +254,13 @@ def production(directory: Path, package: Path) -> Settings:
     pem = SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (directory / "signer.pub").write_bytes(pem)
     (directory / "tls.crt").write_bytes(b"")
+    (directory / "token.pub").write_bytes(b"")
     changes = {
         "profile": "production",
         "attestation": {"mode": "tdx", "endorsements": "collateral.json"},
+        "gpu": {"mode": "none"},
         "broker.certificate": "tls.crt",
+        "broker.statement_key": "token.pub",
         f"models.{MODEL}.sealed": str(package),
         f"models.{MODEL}.signer": "signer.pub",
         f"models.{MODEL}.engine.isolation": "required",

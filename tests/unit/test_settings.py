@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from attestation.errors import ConfigError
 from server.settings import Settings
@@ -12,11 +13,26 @@ EXAMPLE = (Path(__file__).parents[2] / "configs" / "simulated.yaml").read_text()
 
 @pytest.fixture
 def deployment(tmp_path):
-    def write(text: str = EXAMPLE, *, certificate: bytes = b"cert", signer: bytes = b"pub") -> Path:
-        for name, data in {"broker/tls.crt": certificate, "keys/model-signer.pub": signer}.items():
+    def write(
+        text: str = EXAMPLE,
+        *,
+        certificate: bytes = b"cert",
+        signer: bytes = b"pub",
+        statements: bytes = b"key",
+    ) -> Path:
+        files = {
+            "broker/tls.crt": certificate,
+            "broker/token.pub": statements,
+            "keys/model-signer.pub": signer,
+        }
+        for name, data in files.items():
             file = tmp_path / ".tacit" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
+        for name in ("device-root.pem", "rim-root.pem"):
+            root = tmp_path / ".tacit" / "tdx" / "nvidia" / name
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.write_bytes(name.encode())
         path = tmp_path / "configs" / "simulated.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -28,7 +44,13 @@ def deployment(tmp_path):
 def test_the_example_loads(deployment):
     settings = Settings.load(deployment())
     assert settings.file.listen.port == 8443
-    assert set(settings.trust) == {"broker.certificate", "models.qwen3-demo.signer"}
+    assert set(settings.trust) == {
+        "broker.certificate",
+        "broker.statement_key",
+        "gpu.device",
+        "gpu.rim",
+        "models.qwen3-demo.signer",
+    }
 
 
 def test_a_changed_comment_changes_the_digest(deployment):
@@ -41,9 +63,10 @@ def test_a_swapped_trust_file_changes_the_digest(deployment):
         str(Settings.load(deployment()).digest),
         str(Settings.load(deployment(certificate=b"other")).digest),
         str(Settings.load(deployment(signer=b"other")).digest),
+        str(Settings.load(deployment(statements=b"other")).digest),
         str(Settings.load(deployment(certificate=b"pub", signer=b"cert")).digest),
     }
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 @pytest.mark.parametrize(
@@ -54,6 +77,10 @@ def test_a_swapped_trust_file_changes_the_digest(deployment):
         ("  port: 8443", "  port: 8443\n  port: 8444"),
         ("  port: 8443", "  port: 70000"),
         ("  port: 8443", ""),
+        ("protocol: native", "protocol: kbs"),
+        ("protocol: native", "protocol: none"),
+        ("  protocol: native", "  session: cookie\n  protocol: native"),
+        ("  statement_key: ../.tacit/broker/token.pub", ""),
         ("retry_seconds: 60", "retry_seconds: 60\n  insecure: true"),
         ("https://127.0.0.1:8444", "http://127.0.0.1:8444"),
         ("https://127.0.0.1:8444", "https://user@127.0.0.1:8444"),
@@ -73,3 +100,39 @@ def test_a_missing_trust_file_is_named(deployment, tmp_path):
     (tmp_path / ".tacit/keys/model-signer.pub").unlink()
     with pytest.raises(ConfigError, match=r"model-signer\.pub"):
         Settings.load(path)
+
+
+def test_a_swapped_root_of_the_gpus_changes_the_digest(deployment, tmp_path):
+    path = deployment()
+    before = Settings.load(path).digest
+    (tmp_path / ".tacit/tdx/nvidia/rim-root.pem").write_bytes(b"other")
+    assert Settings.load(path).digest != before
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "why"),
+    [
+        ("cuda", {"mode": "nvidia"}, None),
+        ("cpu", {"mode": "none"}, None),
+        ("cuda", {"mode": "none"}, "gpu mode: nvidia"),
+        ("cpu", "example", "simulated GPUs"),
+        ("cpu", None, "gpu"),
+        ("cpu", {}, "gpu"),
+        ("cpu", {"mode": "nvidia", "count": 8}, "gpu"),
+    ],
+)
+def test_production_says_what_gpus_it_has_and_simulates_none(deployment, device, gpu, why):
+    document = yaml.safe_load(EXAMPLE)
+    document["profile"] = "production"
+    document["attestation"] = {"mode": "tdx", "endorsements": "endorsements"}
+    document["models"]["qwen3-demo"]["engine"] |= {"device": device, "isolation": "required"}
+    if gpu is None:
+        del document["gpu"]
+    elif gpu != "example":
+        document["gpu"] = gpu
+    path = deployment(yaml.safe_dump(document))
+    if why is None:
+        assert Settings.load(path).file.profile == "production"
+    else:
+        with pytest.raises(ConfigError, match=why):
+            Settings.load(path)

@@ -75,6 +75,8 @@
 {{- $config := index . 1 -}}
 {{- $named := list $config.broker.certificate -}}
 {{- range $config.models }}{{ $named = append $named .signer }}{{ end -}}
+{{- if eq $config.broker.protocol "native" }}{{ $named = append $named $config.broker.statement_key }}{{ end -}}
+{{- if eq $config.gpu.mode "insecure-simulated" }}{{ $named = concat $named (list $config.gpu.device_root $config.gpu.rim_root) }}{{ end -}}
 {{- range uniq $named -}}
 {{- if not (hasKey $root.Values.server.trustFiles .) -}}
 {{- fail (printf "VALIDATION_ERROR kind=trust_file: server.config names %s, which server.trustFiles does not hold; paths beside the configuration are plain names" .) -}}
