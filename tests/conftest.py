@@ -13,6 +13,20 @@ from scripts.chain.processes import ROOT, show
 from tests.chain_kit import Service, World
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file in one process, and all that vLLM runs in one: two engines starve each other."""
+    engine = {item.nodeid for item in items if _runs_vllm(item)}
+    items.sort(key=lambda item: item.nodeid not in engine)  # the longest part first
+    for item in items:
+        group = "engine" if item.nodeid in engine else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _runs_vllm(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return bool(item.get_closest_marker("engine")) or "demo_checkpoint" in fixtures
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """Return a small directory that looks like a Qwen3 checkpoint; no engine loads it."""

@@ -118,7 +118,7 @@ def genuine_certificates():
     return sorted(found)
 
 
-@pytest.mark.parametrize("der", genuine_certificates(), ids=len)
+@pytest.mark.parametrize("der", genuine_certificates(), ids=lambda _: "")
 def test_names_and_ends_are_those_that_cryptography_reads(der):
     ours, theirs = Named.parse(der, what="certificate"), x509.load_der_x509_certificate(der)
     assert ours.common_name == common_name(theirs.subject)
