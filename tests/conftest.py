@@ -14,7 +14,7 @@ from tests.chain_kit import Service, World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file in one process, and all that vLLM runs in one: two engines starve each other."""
+    """Keep each file in one process, and what runs vLLM in one: two engines starve each other."""
     engine = {item.nodeid for item in items if _runs_vllm(item)}
     items.sort(key=lambda item: item.nodeid not in engine)  # the longest part first
     for item in items:
