@@ -13,6 +13,7 @@ from scripts.chain.processes import ROOT, show
 from tests.chain_kit import Service, World
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each file in one process, and what runs vLLM in one: two engines starve each other."""
     engine = {item.nodeid for item in items if _runs_vllm(item)}
