@@ -5,27 +5,39 @@ from __future__ import annotations
 import json
 import random
 import struct
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from scripts.chain.processes import ROOT, show
 from tests.chain_kit import Service, World
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that run vLLM: together they take the longest."""
+    items.sort(key=lambda item: not _runs_vllm(item.nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Keep each file in one process, and what runs vLLM in one: two engines starve each other."""
-    engine = {item.nodeid for item in items if _runs_vllm(item)}
-    items.sort(key=lambda item: item.nodeid not in engine)  # the longest part first
-    for item in items:
-        group = "engine" if item.nodeid in engine else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    return _ByFile(config, log)
 
 
-def _runs_vllm(item: pytest.Item) -> bool:
-    fixtures = getattr(item, "fixturenames", ())
-    return bool(item.get_closest_marker("engine")) or "demo_checkpoint" in fixtures
+class _ByFile(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return "vLLM" if _runs_vllm(nodeid) else nodeid.partition("::")[0]
+
+
+def _runs_vllm(nodeid: str) -> bool:
+    return _names_the_engine(ROOT / nodeid.partition("::")[0])
+
+
+@cache
+def _names_the_engine(path: Path) -> bool:
+    return "pytest.mark.engine" in path.read_text()
 
 
 @pytest.fixture(scope="session")
