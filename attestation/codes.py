@@ -198,6 +198,7 @@ CODES = MappingProxyType(
         "jwe-not-for-us": "attest again; the answer was sealed to another key or altered",
         "resource-path": "name a resource as repo/type/tag",
         "resource-unknown": "add the resource to the broker's configuration or correct its name",
+        "token": "ask the identity provider for a new token, for this service",
         "admin-login": "log in with a certificate or token that the broker's `admin.login` lists",
         "admin-role": "ask somebody with the role; `admin.login` gives roles",
         "admin-jwks": "write the identity provider's public keys as a JWK set",
@@ -292,6 +293,8 @@ CODES = MappingProxyType(
         "config-invalid": "mend the named field of the configuration file",
         "config-file-missing": "create the file or correct its path in the configuration",
         # -- hardening (server.hardening)
+        "plan-unknown": "name a published Qwen3 model or a directory with config.json, and a GPU",
+        "plan-architecture": "plan Qwen3 checkpoints only: dense or all-expert, BF16 or FP8",
         "not-hardened": "mend the guest image as the message says; `tacit doctor` lists it all",
         "environment-captures": "start the service without these variables; they record content",
         # -- engine (server.engine, server.keyagent)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attestation.commands.files import Commands, add_json, show
 from attestation.errors import ConfigError
+from server.commands.plan import add_plan, run_plan
 from server.hardening import (
     Finding,
     environment_findings,
@@ -30,12 +31,15 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
     parser.add_argument("--engine-python", type=Path, default=Path(sys.executable), metavar="PATH")
+    add_plan(parser)
     add_json(parser)
     parser.set_defaults(run=run_doctor)
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Print the findings; 5 where production would refuse to serve."""
+    if arguments.plan is not None:
+        return run_plan(arguments)
     limit_core_dumps()
     findings = [
         *environment_findings(os.environ),

@@ -131,6 +131,9 @@
 {{- fail (printf "VALIDATION_ERROR kind=kata_volume: models.%s is a volume; a Kata guest copies volumes into its memory, so build the package into the image (inImage)" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- if gt (int $parallel) 8 -}}
+{{- fail (printf "VALIDATION_ERROR kind=multi_node: engines use %d GPUs and a node has 8; what vLLM sends between nodes would not be attested, so serve a model that fits (`tacit doctor --plan`), or run replicas" (int $parallel)) -}}
+{{- end -}}
 {{- $gpus := int $root.Values.server.gpus.count -}}
 {{- if ne $gpus (int $parallel) -}}
 {{- fail (printf "VALIDATION_ERROR kind=gpu_count: engines use %d GPUs and server.gpus.count is %d; make them equal" (int $parallel) $gpus) -}}
