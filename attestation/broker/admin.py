@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from cryptography import x509
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 from pydantic import Field, StringConstraints
 
 from attestation.codec import Document
-from attestation.errors import ConfigError, NotAffirmed, NotAuthentic
+from attestation.errors import NotAffirmed, NotAuthentic
+from attestation.tokens import Issuer, key_set, listed
 
 Role: TypeAlias = Literal["viewer", "operator", "approver"]
 Person = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._:/-]{0,127}$")]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-
-ALGORITHMS = ("ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256")
-"""Signature algorithms of tokens; none that a published key could forge."""
-_MAX_TOKEN = 16 * 1024
-_LEEWAY_S = 30
 
 
 class Certificates(Document):
@@ -90,52 +82,18 @@ def by_certificate(login: Certificates) -> Identify:
 
 def by_token(login: Tokens, jwks: bytes) -> Identify:
     """Identify by a bearer token (RFC 8725: fixed algorithms, issuer, audience, expiry)."""
-    keys = _key_set(jwks, name=login.jwks)
+    keys = key_set(jwks, name=login.jwks, code="admin-jwks")
+    issuer = Issuer(login.issuer, login.audience, keys)
 
     def identify(_certificate: str | None, authorization: str | None, now: datetime) -> Actor:
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not 0 < len(token) <= _MAX_TOKEN:
-            raise NotAuthentic("admin-login", "no bearer token")
         try:
-            claims = jwt.decode(token, keys, algorithms=list(ALGORITHMS)).claims
-        except (JoseError, ValueError, TypeError, KeyError):
-            raise NotAuthentic("admin-login", "the token does not verify") from None
-        return _actor(claims, login, now=now)
+            claims = issuer.claims(authorization, now)
+        except NotAuthentic as refusal:
+            raise NotAuthentic("admin-login", refusal.why) from None
+        groups = [
+            group for group in listed(claims.get(login.roles_claim)) if isinstance(group, str)
+        ]
+        roles = [login.roles.get(group, ()) for group in groups]
+        return Actor(claims["sub"], frozenset(role for some in roles for role in some))
 
     return identify
-
-
-def _actor(claims: Mapping[str, Any], login: Tokens, *, now: datetime) -> Actor:
-    second = now.timestamp()
-    audiences = _listed(claims.get("aud"))
-    if claims.get("iss") != login.issuer or login.audience not in audiences:
-        raise NotAuthentic("admin-login", "the token is of another issuer or for another service")
-    ends, begins = claims.get("exp"), claims.get("nbf", 0)
-    if not isinstance(ends, int) or second >= ends + _LEEWAY_S:
-        raise NotAuthentic("admin-login", "the token has ended, or never does")
-    if not isinstance(begins, int) or second < begins - _LEEWAY_S:
-        raise NotAuthentic("admin-login", "the token is not valid yet")
-    name = claims.get("sub")
-    if not isinstance(name, str) or not 0 < len(name) <= 128 or not name.isprintable():
-        raise NotAuthentic("admin-login", "the token names nobody")
-    groups = claims.get(login.roles_claim)
-    listed = [group for group in _listed(groups) if isinstance(group, str)]
-    roles = [login.roles.get(group, ()) for group in listed]
-    return Actor(name, frozenset(role for some in roles for role in some))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _key_set(data: bytes, *, name: str) -> KeySet:
-    try:
-        document = json.loads(data)
-        keys = KeySet.import_key_set(document)
-        private = any(key.is_private for key in keys.keys)
-        symmetric = any(key.key_type == "oct" for key in keys.keys)
-    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
-        raise ConfigError("admin-jwks", f"{name} is not a set of public keys") from None
-    if private or symmetric or not keys.keys:
-        raise ConfigError("admin-jwks", f"{name} must hold public keys and nothing else")
-    return keys
