@@ -18,6 +18,9 @@ class AuditEvent:
     tenant: str | None
     """None when no key was accepted or none is needed."""
     key: str | None
+    """The API key that was sent, or that an operator made, rotated or revoked."""
+    operator: str | None
+    """Who acted on the operator listener, as a certificate or token names them."""
     route: str | None
     """A path of our own route table; None for anything else."""
     status: int

@@ -132,6 +132,8 @@ MESSAGES = MappingProxyType(
         "key-unknown": "This API key is not valid here; ask the operator for one.",
         "key-expired": "This API key has expired; ask the operator for a new one.",
         "keys-unavailable": "API keys cannot be checked now; the operator must mend the key file.",
+        "operator-login": "Log in with a certificate or token that the settings list.",
+        "operator-role": "Ask an operator who has the role; the settings give roles.",
         # -- where
         "route-unknown": "There is no such route; see the API documentation.",
         "method-not-allowed": "This route does not answer that method; see the Allow header.",

@@ -17,6 +17,7 @@ class Exchange:
     route: str | None = None
     tenant: str | None = None
     key_id: str | None = None
+    operator: str | None = None
     code: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -27,6 +28,15 @@ class Exchange:
 def attach(scope: dict[str, Any], exchange: Exchange) -> None:
     """Put `exchange` where every layer finds it."""
     scope[_KEY] = exchange
+
+
+def authorization(scope: Mapping[str, Any]) -> str | None:
+    """Return the one Authorization header of this request.
+
+    Two would let a proxy and this server disagree about who asks, so they count as none.
+    """
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    return found[0].decode("latin-1") if len(found) == 1 else None
 
 
 def of(scope: Mapping[str, Any]) -> Exchange:

@@ -1,4 +1,4 @@
-"""The public listener: an ASGI application on a TLS port, drained before it closes."""
+"""Listeners: an ASGI application on a TLS port; the public one is drained before it closes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.admission import Admission
+from server.certificates import CLIENT_CERTIFICATE
 from server.errors import BadRequest
 from server.settings import LimitSettings
 from server.tls import TlsIdentity, server_context
@@ -33,11 +35,56 @@ log = logging.getLogger("tacit.listener")
 
 
 @dataclass(frozen=True, slots=True)
+class Listening:
+    """A port that accepts connections until `ended` is done."""
+
+    port: int
+    ended: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen; port 0 takes any free port."""
 
     host: str
     port: int
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    app: ASGIApp, address: Address, *, context: ssl.SSLContext
+) -> AsyncIterator[Listening]:
+    """Accept connections inside the block; leaving it closes them within a second.
+
+    Raises `OSError` when the address cannot be bound.
+    """
+    bound = _bind(address)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+        ssl_context_factory=lambda _config, _default: context,
+    )
+    server = _Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=[bound]))
+    opening = asyncio.ensure_future(server.open.wait())
+    try:
+        await asyncio.wait({serving, opening}, return_when=asyncio.FIRST_COMPLETED)
+        if not server.started:
+            raise OSError(0, "the listener did not start")
+        yield Listening(bound.getsockname()[1], serving)
+    finally:
+        opening.cancel()
+        server.should_exit = True
+        await serving
 
 
 async def serve(
@@ -57,40 +104,19 @@ async def serve(
     `started` is called once with the bound port, when connections are accepted. Raises `OSError`
     when the address cannot be bound.
     """
-    listening = _bind(address)
-    config = uvicorn.Config(
-        app,
-        http=_Protocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=1,
-        ssl_context_factory=lambda _config, _default: server_context(identity),
-    )
-    server = _Server(config)
-    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        opening = asyncio.ensure_future(server.open.wait())
-        await asyncio.wait({serving, opening}, return_when=asyncio.FIRST_COMPLETED)
-        opening.cancel()
-        if server.started:
-            started(listening.getsockname()[1])
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        admission.drain()
-        log.info("draining", extra={"in_flight": admission.in_flight})
-        await asyncio.sleep(notice_seconds)
-        if not await admission.idle(seconds=limits.drain_seconds):
-            log.warning("cut", extra={"in_flight": admission.in_flight})
-    finally:
-        stopping.cancel()
-        server.should_exit = True
-        await serving
+    async with listening(app, address, context=server_context(identity)) as port:
+        started(port.port)
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            waits: set[asyncio.Future[Any]] = {port.ended, stopping}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            admission.drain()
+            log.info("draining", extra={"in_flight": admission.in_flight})
+            await asyncio.sleep(notice_seconds)
+            if not await admission.idle(seconds=limits.drain_seconds):
+                log.warning("cut", extra={"in_flight": admission.in_flight})
+        finally:
+            stopping.cancel()
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -125,12 +151,15 @@ class _Protocol(HttpToolsProtocol):
         self.access_log = False
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
+        self._client_certificate: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
+        tls = transport.get_extra_info("ssl_object")
+        self._client_certificate = None if tls is None else tls.getpeercert(binary_form=True)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,6 +168,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[CLIENT_CERTIFICATE] = self._client_certificate
         self._header_bytes = 0
         self._start_timer()
 

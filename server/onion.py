@@ -124,6 +124,7 @@ class Audit:
             request=seen.request_id,
             tenant=seen.tenant,
             key=seen.key_id,
+            operator=seen.operator,
             route=seen.route,
             status=note.start["status"] if note.start is not None else note.status,
             code=seen.code,

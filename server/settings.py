@@ -15,6 +15,7 @@ from attestation.errors import ConfigError
 from attestation.keyset import Line, Name
 from attestation.pccs import Clock
 from attestation.types import Digest
+from server.access import OperatorSettings
 
 ResourcePath = Annotated[
     str, StringConstraints(pattern=r"^[\w-]+[\w.-]*/[\w-]+[\w.-]*/[\w-]+[\w.-]*$")
@@ -170,6 +171,8 @@ class SettingsFile(Document):
     run_directory: FilePath
     posture: PostureSettings
     limits: LimitSettings
+    operator: OperatorSettings | None = None
+    """Absent: there is no operator listener, so no metrics and no administration over HTTP."""
 
     @model_validator(mode="after")
     def _production_is_real(self) -> SettingsFile:
@@ -211,6 +214,9 @@ class Settings:
             named["broker.statement_key"] = file.broker.statement_key
         if isinstance(file.gpu, SimulatedGpu):
             named |= {"gpu.device": file.gpu.device_root, "gpu.rim": file.gpu.rim_root}
+        if (operator := file.operator) is not None:
+            login = operator.login
+            named["operator.login"] = login.ca if login.kind == "mtls" else login.jwks
         named |= {f"models.{name}.signer": model.signer for name, model in file.models.items()}
         trust = {name: _read(directory / named[name]) for name in sorted(named)}
         parts = [part for name, value in trust.items() for part in (name.encode(), value)]

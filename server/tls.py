@@ -72,7 +72,15 @@ def new_tls_identity(now: datetime, hostnames: tuple[str, ...]) -> TlsIdentity:
     )
 
 
-def server_context(identity: TlsIdentity) -> ssl.SSLContext:
+@dataclass(frozen=True, slots=True)
+class ClientAuthority:
+    """Who issues client certificates, and whether a client must have one."""
+
+    pem: bytes
+    required: bool
+
+
+def server_context(identity: TlsIdentity, clients: ClientAuthority | None = None) -> ssl.SSLContext:
     """Return a TLS 1.3 server context; the key reaches OpenSSL through anonymous memory."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -86,6 +94,9 @@ def server_context(identity: TlsIdentity) -> ssl.SSLContext:
         context.load_cert_chain(f"/proc/self/fd/{handle}")
         memory.seek(0)
         memory.write(bytes(len(identity.certificate) + len(identity.key.reveal())))
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED if clients.required else ssl.CERT_OPTIONAL
+        context.load_verify_locations(cadata=clients.pem.decode("ascii"))
     return context
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -51,16 +52,28 @@ async def _serve(settings: Settings) -> int:
     from server.boot import boot
     from server.listener import Address, serve, stop_on_signals
     from server.logs import quiet_loop
+    from server.operate import operator_listening, operator_login
 
     quiet_loop(asyncio.get_running_loop())
     _cancel_on_signals()
     address = Address(settings.file.listen.host, settings.file.listen.port)
+    login = operator_login(settings)
     audit = LogAudit(logging.getLogger("tacit.audit"))
-    async with boot(settings, clock=lambda: datetime.now(UTC), audit=audit) as booted:
+    async with (
+        boot(settings, clock=lambda: datetime.now(UTC), audit=audit) as booted,
+        contextlib.AsyncExitStack() as stack,
+    ):
         stop = asyncio.Event()
         stop_on_signals(stop)
         watching = asyncio.create_task(_stop_with_engine(booted.engine_ended(), stop))
         try:
+            # opened first and closed last, so that operators can watch the drain
+            if login is not None:
+                operators = operator_listening(
+                    settings, login, ready=booted.ready, identity=booted.identity
+                )
+                found = await stack.enter_async_context(operators)
+                _say(f"operators on https://{found.host}:{found.port}")
             await serve(
                 create_app(booted.ready),
                 address,

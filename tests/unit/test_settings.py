@@ -136,3 +136,44 @@ def test_production_says_what_gpus_it_has_and_simulates_none(deployment, device,
     else:
         with pytest.raises(ConfigError, match=why):
             Settings.load(path)
+
+
+OPERATOR = """
+operator:
+  host: 127.0.0.1
+  port: 9443
+  login:
+    kind: mtls
+    ca: ../.tacit/keys/operators.pem
+    people:
+      "dns:prometheus.monitoring": [metrics]
+"""
+
+
+def test_the_authority_of_operators_is_measured(deployment, tmp_path):
+    path = deployment(EXAMPLE + OPERATOR)
+    with pytest.raises(ConfigError, match=r"operators\.pem"):
+        Settings.load(path)
+    digests = set()
+    for authority in (b"one", b"other"):
+        (tmp_path / ".tacit/keys/operators.pem").write_bytes(authority)
+        digests.add(str(Settings.load(path).digest))
+    assert len(digests) == 2
+    assert Settings.load(path).trust["operator.login"] == b"other"
+
+
+@pytest.mark.parametrize(
+    ("find", "replace"),
+    [
+        ("kind: mtls", "kind: none"),
+        ("    ca: ../.tacit/keys/operators.pem\n", ""),
+        ("[metrics]", "[root]"),
+        ("dns:prometheus.monitoring", "prometheus"),
+        ("port: 9443", "port: 9443\n  insecure: true"),
+    ],
+)
+def test_operators_without_a_login_are_refused(deployment, tmp_path, find, replace):
+    assert find in OPERATOR
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(deployment(EXAMPLE + OPERATOR.replace(find, replace)))
+    assert caught.value.code == "config-invalid"

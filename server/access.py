@@ -1,0 +1,54 @@
+"""Access: the parts of the measured settings that say who may operate a guest, and as what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, StringConstraints
+
+from attestation.codec import Document
+
+Role: TypeAlias = Literal["metrics", "admin"]
+"""`metrics` reads numbers; `admin` lists and changes API keys."""
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Claim = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+CertificateName = Annotated[
+    str,
+    StringConstraints(pattern=r"^(dns:[a-z0-9.-]{1,253}|uri:[!-~]{1,512}|sha256:[0-9a-f]{64})$"),
+]
+"""How a certificate is listed: a subject alternative name, or the SHA-256 of its public key."""
+
+
+class OperatorCertificates(Document):
+    """Operators log in by TLS client certificate; who is not listed is nobody."""
+
+    kind: Literal["mtls"]
+    ca: FilePath
+    """PEM certificates that client certificates must lead to; measured."""
+    people: Annotated[dict[CertificateName, tuple[Role, ...]], Field(min_length=1)]
+
+
+class OperatorTokens(Document):
+    """Operators log in by JWT of an identity provider, verified with a file of its keys."""
+
+    kind: Literal["jwt"]
+    jwks: FilePath
+    """The provider's keys (RFC 7517); measured, because who writes them can be any operator."""
+    issuer: Short
+    audience: Short
+    roles_claim: Claim
+    """The claim that lists groups."""
+    roles: Annotated[dict[Short, tuple[Role, ...]], Field(min_length=1)]
+    """Group -> roles."""
+
+
+OperatorLogin = Annotated[OperatorCertificates | OperatorTokens, Field(discriminator="kind")]
+
+
+class OperatorSettings(Document):
+    """The operator listener: an address of its own, under the attested key of the guest."""
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    login: OperatorLogin
