@@ -7,7 +7,7 @@ import pytest
 from tests.helm import scenarios
 from tests.helm.helm_kit import NAMESPACE
 
-API, BROKER, ADMIN = 8443, 8444, 8445
+API, BROKER, ADMIN, PCCS = 8443, 8444, 8445, 8081
 
 
 def pod(component, *, namespace=NAMESPACE, labels=None):
@@ -119,6 +119,13 @@ def reaches(name, source, target, *, port, protocol="TCP"):
         ("broker", BROKER_POD, address("192.0.2.30"), 5432, True),
         ("broker", BROKER_POD, address("192.0.2.31"), 8200, True),
         ("broker", BROKER_POD, address("192.0.2.31"), 5432, False),
+        ("nodecvm-pccs", SERVER, address("192.0.2.50"), PCCS, True),
+        ("nodecvm-pccs", SERVER, address("192.0.2.50"), 443, False),
+        ("nodecvm-pccs", SERVER, INTERNET, PCCS, False),
+        ("nodecvm", SERVER, address("192.0.2.50"), PCCS, False),
+        ("kata-pccs", SERVER, address("192.0.2.50"), PCCS, True),
+        ("broker-pccs", BROKER_POD, address("192.0.2.50"), PCCS, True),
+        ("broker-pccs", BROKER_POD, address("192.0.2.30"), PCCS, False),
         ("external-ipv6", VERIFY, address("2001:db8::21"), API, True),
         ("external-ipv6", VERIFY, address("2001:db8::22"), API, False),
     ],

@@ -19,8 +19,8 @@ def _program(container, paths):
     return [sys.executable, "-c", program]
 
 
-def _init_container(name):
-    specs = pods(list(scenarios.documents("simulated")))
+def _init_container(name, scenario="simulated"):
+    specs = pods(list(scenarios.documents(scenario)))
     found = [c for spec in specs for c in spec.get("initContainers", ()) if c["name"] == name]
     assert len(found) == 1
     return found[0]
@@ -49,10 +49,22 @@ def test_private_files_become_readable_by_their_owner_alone(tmp_path):
     assert {stat.S_IMODE(p.stat().st_mode) for p in target.iterdir()} == {0o600}
 
 
+def test_the_cache_of_a_pccs_begins_with_what_the_operator_gave(tmp_path):
+    source, cache = tmp_path / "given", tmp_path / "cache"
+    cache.mkdir()
+    _as_mounted(source, {"nvidia.json": b"{}", "pccs-ca.pem": b"a certificate"})
+    container = _init_container("collateral-cache", scenario="broker-pccs")
+    paths = {"/etc/tacit/endorsements": source, "/var/cache/tacit": cache}
+    subprocess.run(_program(container, paths), check=True, timeout=60)
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == {"nvidia.json": b"{}"}
+
+
 def test_the_software_tdx_starts_from_a_mounted_secret(tmp_path):
     made, source, state = tmp_path / "made", tmp_path / "secret", tmp_path / "tdx"
     new = [sys.executable, "-m", "attestation.simulator", "new", made]
     subprocess.run(new, check=True, cwd=ROOT, capture_output=True, timeout=60)
+    gpus = [sys.executable, "-m", "attestation.simulator", "gpus", made]
+    subprocess.run(gpus, check=True, cwd=ROOT, capture_output=True, timeout=60)
     found = [path for path in made.rglob("*") if path.is_file()]
     files = {"-".join(path.relative_to(made).parts): path.read_bytes() for path in found}
     _as_mounted(source, files)
@@ -70,4 +82,6 @@ def test_the_software_tdx_starts_from_a_mounted_secret(tmp_path):
             tdx.send_signal(signal.SIGTERM)
             tdx.wait(timeout=30)
     assert (state / "collateral.json").read_bytes() == files["collateral.json"]
+    for path in found:
+        assert (state / path.relative_to(made)).exists(), path.name
     assert stat.S_IMODE((state / "intel").stat().st_mode) == 0o700

@@ -54,6 +54,25 @@ vLLM's --shutdown-timeout (30 s) and its exit (10 s) may take, and five to spare
 {{- default (include "tacit.name" (list . "broker")) .Values.broker.persistence.existingClaim -}}
 {{- end -}}
 
+{{/*
+(list endorsements): the port of a PCCS where collateral is asked for and not read from files; "" otherwise
+*/}}
+{{- define "tacit.pccsPort" -}}
+{{- $source := index . 0 -}}
+{{- if kindIs "map" $source -}}
+{{- $port := regexFind ":[0-9]+$" (urlParse $source.pccs).host -}}
+{{- default "443" (trimPrefix ":" $port) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tacit.serverPccsPort" -}}
+{{- include "tacit.pccsPort" (list (include "tacit.serverConfig" . | fromJson).attestation.endorsements) -}}
+{{- end -}}
+
+{{- define "tacit.brokerPccsPort" -}}
+{{- include "tacit.pccsPort" (list (include "tacit.brokerConfig" . | fromJson).endorsements) -}}
+{{- end -}}
+
 {{/* The port in the broker's URL of server.config */}}
 {{- define "tacit.brokerUrlPort" -}}
 {{- $config := include "tacit.serverConfig" . | fromJson -}}

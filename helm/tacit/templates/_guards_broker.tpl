@@ -66,7 +66,8 @@
 {{- if and (contains "/run/tacit/private/" .Values.broker.config) (not .Values.broker.privateFiles.existingSecret) -}}
 {{- fail "VALIDATION_ERROR kind=broker_private: broker.config names a private file and broker.privateFiles.existingSecret is empty; name the Secret that holds it" -}}
 {{- end -}}
-{{- if and .Values.broker.endorsements.existingConfigMap (not (hasPrefix "/etc/tacit/endorsements" (toString $config.endorsements))) -}}
+{{- include "tacit.pccsGuard" (list . "broker" $config.endorsements) -}}
+{{- if and .Values.broker.endorsements.existingConfigMap (not (include "tacit.pccsPort" (list $config.endorsements))) (not (hasPrefix "/etc/tacit/endorsements" (toString $config.endorsements))) -}}
 {{- fail (printf "VALIDATION_ERROR kind=broker_endorsements: endorsements is %v; broker.endorsements appears at /etc/tacit/endorsements" $config.endorsements) -}}
 {{- end -}}
 {{- $named := list $config.policy $config.tls.certificate -}}

@@ -51,7 +51,8 @@
 {{- define "tacit.attestationGuard" -}}
 {{- $root := index . 0 -}}
 {{- $attestation := (index . 1).attestation -}}
-{{- if and $root.Values.server.endorsements.existingConfigMap (ne $root.Values.tee.mode "simulated") (not (hasPrefix "/etc/tacit/endorsements" (toString $attestation.endorsements))) -}}
+{{- include "tacit.pccsGuard" (list $root "server" $attestation.endorsements) -}}
+{{- if and $root.Values.server.endorsements.existingConfigMap (ne $root.Values.tee.mode "simulated") (not (include "tacit.pccsPort" (list $attestation.endorsements))) (not (hasPrefix "/etc/tacit/endorsements" (toString $attestation.endorsements))) -}}
 {{- fail (printf "VALIDATION_ERROR kind=endorsements: attestation.endorsements is %v; server.endorsements appears at /etc/tacit/endorsements" $attestation.endorsements) -}}
 {{- end -}}
 {{- if eq $root.Values.tee.mode "simulated" -}}
@@ -64,8 +65,39 @@
 {{- if ne (default "" $attestation.directory) "/run/tacit-tdx/tdx" -}}
 {{- fail "VALIDATION_ERROR kind=simulator: attestation.directory is elsewhere; the chart puts the software TDX at /run/tacit-tdx/tdx" -}}
 {{- end -}}
+{{- with (index . 1).gpu -}}
+{{- if and (eq .mode "insecure-simulated") (ne (default "" .directory) "/run/tacit-tdx/tdx") -}}
+{{- fail "VALIDATION_ERROR kind=simulator: gpu.directory is elsewhere; the chart puts software GPUs beside the software TDX at /run/tacit-tdx/tdx" -}}
+{{- end -}}
+{{- end -}}
 {{- else if ne $attestation.mode "tdx" -}}
 {{- fail (printf "VALIDATION_ERROR kind=attestation_mode: mode %s runs on hardware; set attestation.mode to tdx" $root.Values.tee.mode) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* (list root part endorsements): a PCCS that is asked from a pod */}}
+{{- define "tacit.pccsGuard" -}}
+{{- $root := index . 0 -}}
+{{- $part := index . 1 -}}
+{{- $source := index . 2 -}}
+{{- if kindIs "map" $source -}}
+{{- if not (and $source.pccs $source.cache $source.certificate_authority) -}}
+{{- fail (printf "VALIDATION_ERROR kind=pccs: endorsements of the %s is a mapping without pccs, cache or certificate_authority; give all of them" $part) -}}
+{{- end -}}
+{{- if ne $source.cache "/var/cache/tacit" -}}
+{{- fail (printf "VALIDATION_ERROR kind=pccs: endorsements.cache of the %s is %s; the chart puts a volume in memory at /var/cache/tacit" $part $source.cache) -}}
+{{- end -}}
+{{- $authority := $source.certificate_authority -}}
+{{- $beside := and (eq $part "broker") (hasKey $root.Values.broker.files $authority) -}}
+{{- if not (or (eq $authority "system") (hasPrefix "/etc/tacit/endorsements/" $authority) $beside) -}}
+{{- fail (printf "VALIDATION_ERROR kind=pccs: certificate_authority of the %s is %s; put it into the ConfigMap of endorsements, at /etc/tacit/endorsements" $part $authority) -}}
+{{- end -}}
+{{- if and (hasPrefix "/etc/tacit/endorsements/" $authority) (not (get $root.Values $part).endorsements.existingConfigMap) -}}
+{{- fail (printf "VALIDATION_ERROR kind=pccs: certificate_authority of the %s is %s and %s.endorsements.existingConfigMap is empty; name the ConfigMap that holds it" $part $authority $part) -}}
+{{- end -}}
+{{- if and $root.Values.networkPolicy.enabled (not $root.Values.networkPolicy.collateralPeers) -}}
+{{- fail (printf "VALIDATION_ERROR kind=pccs_peers: the %s asks a PCCS and nothing may be reached; name it in networkPolicy.collateralPeers" $part) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

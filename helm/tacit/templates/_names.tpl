@@ -52,6 +52,37 @@ annotations:
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag }}{{ end }}
 {{- end -}}
 
+{{/*
+(list root part python): what the operator gave of collateral, NVIDIA's too, goes into the cache of a PCCS
+*/}}
+{{- define "tacit.collateralCache" -}}
+{{- $root := index . 0 -}}
+{{- $part := get $root.Values (index . 1) -}}
+- name: collateral-cache
+  image: {{ include "tacit.image" (list $root $part.image) }}
+  imagePullPolicy: {{ $part.image.pullPolicy }}
+  command:
+    - {{ $part.python }}
+    - -c
+    - |
+      import pathlib, shutil
+      for file in pathlib.Path("/etc/tacit/endorsements").iterdir():
+          if file.suffix == ".json" and file.is_file():
+              shutil.copyfile(file, pathlib.Path("/var/cache/tacit") / file.name)
+  resources:
+    {{- include "tacit.resources" (dict "cpu" "100m" "memory" "64Mi") | nindent 4 }}
+  securityContext:
+    {{- if and (eq (index . 1) "server") (include "tacit.hardware" $root) }}
+    {{- include "tacit.hardwareContainer" $root | nindent 4 }}
+    {{- else }}
+    {{- include "tacit.restrictedContainer" $root | nindent 4 }}
+    {{- end }}
+  terminationMessagePolicy: File
+  volumeMounts:
+    - {name: endorsements, mountPath: /etc/tacit/endorsements, readOnly: true}
+    - {name: collateral-cache, mountPath: /var/cache/tacit}
+{{- end -}}
+
 {{- define "tacit.pullSecrets" -}}
 {{- with .Values.global.imagePullSecrets }}
 imagePullSecrets:

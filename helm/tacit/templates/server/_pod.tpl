@@ -12,6 +12,12 @@
   configMap:
     name: {{ . }}
 {{- end }}
+{{- if include "tacit.serverPccsPort" . }}
+- name: collateral-cache
+  emptyDir:
+    medium: Memory
+    sizeLimit: 64Mi
+{{- end }}
 - name: run
   {{- if eq $mode "nodeCvm" }}
   hostPath:
@@ -98,6 +104,10 @@ model-{{ sha256sum . | trunc 10 }}
   mountPath: /etc/tacit/endorsements
   readOnly: true
 {{- end }}
+{{- if include "tacit.serverPccsPort" . }}
+- name: collateral-cache
+  mountPath: /var/cache/tacit
+{{- end }}
 - name: run
   mountPath: /run/tacit
 - name: shared-memory
@@ -141,11 +151,12 @@ model-{{ sha256sum . | trunc 10 }}
       import os, pathlib, shutil, sys
       os.umask(0o077)
       source, state = pathlib.Path("/etc/tacit/mock-intel"), pathlib.Path("/run/tacit-tdx/tdx")
-      (state / "intel").mkdir(parents=True, exist_ok=True)
       for file in source.iterdir():
           if file.is_file():
-              private = file.name.startswith("intel-")  # a Secret has no directories
-              place = state / "intel" / file.name[6:] if private else state / file.name
+              folder, _, name = file.name.partition("-")  # a Secret has no directories
+              inside = folder in {"intel", "nvidia", "endorsements"}
+              place = state / folder / name if inside else state / file.name
+              place.parent.mkdir(parents=True, exist_ok=True)
               shutil.copyfile(file, place)
       command = [sys.executable, "-m", "attestation.simulator", "serve", str(state)]
       os.execv(sys.executable, command)
