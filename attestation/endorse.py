@@ -8,6 +8,7 @@ from typing import Protocol
 
 from attestation.errors import Undecidable
 from attestation.gpu.evidence import MAX_STORE
+from attestation.regular import read_regular
 from attestation.tdx.collateral import MAX_COLLATERAL
 from attestation.tdx.quote import collateral_key
 from attestation.types import Endorsements
@@ -53,8 +54,7 @@ class FileEndorser:
 
 def _read(path: Path, *, limit: int) -> bytes:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
+        data = read_regular(path, limit=limit)
     except OSError as error:
         why = f"collateral {path.name}: {error.strerror}"
         raise Undecidable("endorsements-missing", why) from None

@@ -13,6 +13,7 @@ from attestation.codec import Document
 from attestation.endorse import Endorser, FileEndorser
 from attestation.errors import ConfigError
 from attestation.pccs import CachedPccs, Clock, Pccs
+from attestation.regular import read_regular
 
 _File = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 _MAX_AUTHORITY = 64 * 1024
@@ -57,8 +58,8 @@ def open_endorser(source: str | PccsSource, *, directory: Path, clock: Clock) ->
 
 def _authority(path: Path) -> ssl.SSLContext:
     try:
-        with path.open("rb") as stream:
-            return ssl.create_default_context(cadata=stream.read(_MAX_AUTHORITY).decode("ascii"))
+        text = read_regular(path, limit=_MAX_AUTHORITY).decode("ascii")
+        return ssl.create_default_context(cadata=text)
     except (ssl.SSLError, ValueError):
         raise ConfigError("config-invalid", f"{path.name} holds no certificate") from None
     except OSError as error:

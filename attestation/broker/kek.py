@@ -21,6 +21,7 @@ from attestation.broker.openbao import open_openbao
 from attestation.codec import b64url, unb64url
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError, Malformed, NotAuthentic
+from attestation.regular import open_regular
 
 _MAGIC = "tacit-kek-v1:"
 
@@ -105,7 +106,7 @@ def create_file_kek(path: Path) -> FileKek:
 def open_file_kek(location: str, *, directory: Path) -> FileKek:
     """Read the KEK file at `location`; refuse it when others could have read it too."""
     try:
-        with (directory / location).open("rb") as stream:
+        with open_regular(directory / location) as stream:
             mode = os.fstat(stream.fileno())
             data = stream.read(1024)
     except OSError as error:

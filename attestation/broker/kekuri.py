@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from attestation.errors import ConfigError
+from attestation.regular import open_regular
 
 _MAX_SECRET = 64 * 1024
 
@@ -40,7 +41,7 @@ def read_credential(path: Path) -> str:
     owner may write it. It is read again at every login, so a rotated one is used.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             mode = os.fstat(stream.fileno()).st_mode
             data = stream.read(_MAX_SECRET + 1)
     except OSError as error:

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestation.broker.ear import TokenKey
 from attestation.broker.kek import create_file_kek
 from attestation.broker.settings import BrokerSettings
+from attestation.codec import MAX_JSON
 from attestation.errors import ConfigError
+from attestation.regular import read_regular
 
 _LIFE = timedelta(days=365)
 
@@ -57,7 +59,7 @@ def write_new(path: Path, data: bytes, *, mode: int) -> Path:
 
 def _public_half(path: Path) -> bytes:
     try:
-        key = TokenKey.load(path.read_bytes(), name=path.name).private.public_key()
+        key = TokenKey.load(read_regular(path, limit=MAX_JSON), name=path.name).private.public_key()
     except OSError as error:
         raise ConfigError("token-key", f"{path}: {error.strerror}") from None
     return key.public_bytes(

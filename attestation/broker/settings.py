@@ -21,6 +21,7 @@ from attestation.endorsers import Source
 from attestation.errors import ConfigError
 from attestation.policy import Policy
 from attestation.policy_signature import Number
+from attestation.regular import read_regular
 
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 _MAX_FILE = 1024 * 1024
@@ -175,8 +176,7 @@ class BrokerSettings:
 def read_file(path: Path) -> bytes:
     """Read a file of at most 1 MiB that the settings name, or raise `ConfigError`."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_FILE + 1)
+        data = read_regular(path, limit=_MAX_FILE)
     except OSError as error:
         raise ConfigError("config-file-missing", f"{path}: {error.strerror}") from None
     if len(data) > _MAX_FILE:

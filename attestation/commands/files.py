@@ -14,6 +14,7 @@ from attestation.dsse import public_key
 from attestation.errors import ConfigError, Malformed
 from attestation.policy import Policy
 from attestation.policy_signature import open_policy
+from attestation.regular import place_to_write, read_regular
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 """What a family adds its parsers to; argparse has no public name for it."""
@@ -22,8 +23,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # n
 def read(path: Path, *, limit: int = MAX_JSON) -> bytes:
     """Read `path`, at most `limit` bytes."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
+        data = read_regular(path, limit=limit)
     except OSError as error:
         raise ConfigError("file-unreadable", f"{path}: {error.strerror}") from None
     if len(data) > limit:
@@ -33,11 +33,12 @@ def read(path: Path, *, limit: int = MAX_JSON) -> bytes:
 
 def write(path: Path, data: bytes) -> None:
     """Write `path` so that a reader sees the old file or the whole new one."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        place = place_to_write(path)
+        beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
         try:
             beside.write_bytes(data)
-            beside.replace(path)
+            beside.replace(place)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
