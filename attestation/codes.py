@@ -101,6 +101,7 @@ CODES = MappingProxyType(
         "tls-certificate": "the service must present an X.509 certificate",
         # -- commands (attestation.commands)
         "file-unreadable": "correct the path on the command line",
+        "file-kind": "give a report that `--save` wrote, or for `inspect` a quote",
         "file-unwritable": "correct the path on the command line",
         "argument-invalid": "see --help for the form of this argument",
         # -- policy and checks (attestation.policy, attestation.checks)

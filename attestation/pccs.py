@@ -50,8 +50,10 @@ class Pccs:
             verify: ssl.SSLContext | bool = self.authority or True
             with httpx2.Client(verify=verify, trust_env=False, timeout=self.timeout_s) as client:
                 answers = {name: self._get(client, path) for name, path in wanted.items()}
-        except httpx2.InvalidURL:
-            raise ConfigError("service-url", "the URL of the PCCS cannot be read") from None
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+            raise ConfigError(
+                "service-url", "the URL of the PCCS is not https://host[:port][/path]"
+            ) from None
         except httpx2.HTTPError as error:
             kind = type(error).__name__
             raise Undecidable("pccs-unreachable", f"no collateral from the PCCS: {kind}") from None

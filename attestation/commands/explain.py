@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge the report again and print each check; exit 5 when one shown does not pass."""
     from attestation.commands.verify import of_report
 
-    report = Report.parse(files.read(arguments.file))
+    report = files.saved_report(files.read(arguments.file), name=arguments.file.name)
     policy = _policy(arguments.policy, report, signer=arguments.policy_signer)
     answer = of_report(report, policy, arguments=arguments)
     wanted = [check for check in answer.checks if arguments.check in (None, check.id)]

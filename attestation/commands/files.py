@@ -15,6 +15,7 @@ from attestation.errors import ConfigError, Malformed
 from attestation.policy import Policy
 from attestation.policy_signature import open_policy
 from attestation.regular import place_to_write, read_regular
+from attestation.report import Report, looks_like_report
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 """What a family adds its parsers to; argparse has no public name for it."""
@@ -82,6 +83,21 @@ def moment(text: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError("give UNIX seconds or RFC 3339 with an offset") from None
     return value
+
+
+def seconds(text: str) -> float:
+    """Parse an argument: how long to wait, up to a day."""
+    value = float(text)
+    if not 0 < value <= 86400:  # nor NaN
+        raise argparse.ArgumentTypeError("give seconds, over 0 and at most 86400")
+    return value
+
+
+def saved_report(data: bytes, *, name: str) -> Report:
+    """Parse a saved report; raises `Malformed` `file-kind` for what begins unlike any report."""
+    if not looks_like_report(data):
+        raise Malformed("file-kind", f"{name} is no saved report")
+    return Report.parse(data)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

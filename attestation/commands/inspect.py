@@ -9,6 +9,7 @@ from typing import Any
 
 from attestation.commands import files
 from attestation.commands.files import Commands
+from attestation.errors import Malformed
 from attestation.explain import printable
 from attestation.report import Report, looks_like_report
 from attestation.tdx.eventlog import EventLog
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         shown |= {"kind": "report", **_report_fields(report), "quote": quote_fields(report.quote)}
         if arguments.events is not None:
             shown["events"] = _events(report.event_log, rtmr=arguments.events)
+    elif not 0 < int.from_bytes(data[:2], "little") < 10:  # where quotes have their version
+        raise Malformed("file-kind", f"{arguments.file.name} is neither a report nor a quote")
     else:
         shown |= {"kind": "quote", "quote": quote_fields(data)}
     if arguments.json:

@@ -11,7 +11,6 @@ from attestation.commands.files import Commands
 from attestation.errors import ConfigError
 from attestation.explain import policy_sentences, printable
 from attestation.policy import Policy, intel_roots, simulated_roots
-from attestation.report import Report
 
 REVIEW = """these values are what one guest showed: whoever ran it chose them. Compare MRTD and
 RTMRs with your own build of the image, and the digests with what you deployed, before you rely on
@@ -73,7 +72,7 @@ def _draft(arguments: argparse.Namespace, *, pem: str | None) -> str:
     from attestation.commands.verify import endorsements_for
     from attestation.draft import Draft
 
-    report = Report.parse(files.read(arguments.source))
+    report = files.saved_report(files.read(arguments.source), name=arguments.source.name)
     saved = report.verification
     now = arguments.at or (saved.verified_at if saved else files.now())
     claims = authenticate(

@@ -32,7 +32,7 @@ def register(commands: Commands) -> None:
     service.add_argument("--collateral-signer", type=Path, metavar="PEM", help=_BUNDLE)
     service.add_argument("--gpu-endorsements", type=Path, metavar="FILE", help=_GPU_STORE)
     service.add_argument("--save", type=Path, metavar="FILE", help="keep all that was verified")
-    service.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
+    service.add_argument("--timeout", type=files.seconds, default=30, metavar="SECONDS")
     export.add_exports(service)
     files.add_policy_signer(service)
     files.add_json(service)
@@ -143,7 +143,7 @@ def verify_report(arguments: argparse.Namespace) -> int:
     received: list[Report] = []
 
     def answer() -> Answer:
-        received.append(Report.parse(data))
+        received.append(files.saved_report(data, name=arguments.file.name))
         return of_report(received[0], policy, arguments=arguments)
 
     def page(told: Answer) -> None:
