@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from attestation.codec import unb64
@@ -25,11 +24,12 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
-    CryptographyDeprecationWarning,
+    UserWarning,
 )
 """What `cryptography` raises while it reads a certificate that a stranger made.
 
-The warning is of a serial number that is not positive; it is raised where warnings are errors.
+It warns of a serial number that is not positive and of names in lengths X.520 does not allow; where
+warnings are no errors, signature and chain decide about such a certificate as about any other.
 """
 
 _SEQUENCE, _SET, _TBS_VERSION = 0x30, 0x31, 0xA0
