@@ -1,4 +1,4 @@
-"""Access: the parts of the measured settings that say who may operate a guest, and as what."""
+"""Access: the parts of the measured settings that say who may use and operate a guest."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, StringConstraints
 
 from attestation.codec import Document
+from attestation.keyset import Name
 
 Role: TypeAlias = Literal["metrics", "admin"]
 """`metrics` reads numbers; `admin` lists and changes API keys."""
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Claim = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 CertificateName = Annotated[
     str,
     StringConstraints(pattern=r"^(dns:[a-z0-9.-]{1,253}|uri:[!-~]{1,512}|sha256:[0-9a-f]{64})$"),
@@ -52,3 +54,13 @@ class OperatorSettings(Document):
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
     login: OperatorLogin
+
+
+class TenantSettings(Document):
+    """What one tenant may ask; there is no default, so nobody is unlimited by omission."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)]
+    tokens_per_minute: Annotated[int, Field(ge=1, le=10_000_000_000)]
+    """Prompt and answer together, as OpenAI counts them."""
+    concurrent_requests: Annotated[int, Field(ge=1, le=65_536)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]

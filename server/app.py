@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.adminapi import Administration
-from server.onion import Audit, Authentication, Errors, Intake
+from server.onion import Audit, Authentication, Errors, Intake, Quota
 from server.operator import OperatorRoute
 from server.ready import Ready
 from server.routes import OPEN, router
+from server.telemetry.service import Telemetry
 
 
 def create_app(ready: Ready) -> ASGIApp:
@@ -18,13 +20,22 @@ def create_app(ready: Ready) -> ASGIApp:
     """
     limits = ready.limits
     app: ASGIApp = router(ready)
+    app = Quota(app, ready.quotas)
     app = Authentication(app, ready.keys, ready.clock, OPEN)
     app = Intake(app, limits.body_bytes, limits.read_seconds)
     app = Audit(app, ready.audit, ready.clock)
     return Errors(app)
 
 
-def operator_table(ready: Ready) -> tuple[OperatorRoute, ...]:
+def public_routes(ready: Ready) -> frozenset[str]:
+    """Return the paths of the public API, as the table of routes writes them."""
+    return frozenset(route.path for route in router(ready).routes if isinstance(route, Route))
+
+
+def operator_table(ready: Ready, telemetry: Telemetry) -> tuple[OperatorRoute, ...]:
     """Return every route of the operator listener and the role it needs; there are no others."""
     admin = Administration(ready)
-    return (OperatorRoute("GET", "/v1/admin/status", "admin", admin.status),)
+    return (
+        OperatorRoute("GET", "/metrics", "metrics", telemetry.metrics),
+        OperatorRoute("GET", "/v1/admin/status", "admin", admin.status),
+    )

@@ -23,6 +23,10 @@ class AuditEvent:
     """Who acted on the operator listener, as a certificate or token names them."""
     route: str | None
     """A path of our own route table; None for anything else."""
+    model: str | None
+    """A served model of the settings; None before one was found."""
+    stream: bool
+    """Whether a stream of events was asked for."""
     status: int
     """HTTP status; 499 when the client went away first."""
     code: str | None

@@ -23,6 +23,7 @@ from pydantic import Field, StringConstraints, model_validator
 from attestation.codec import Document, b64url, length_prefixed, parse_yaml
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
+from server.access import Tenant
 from server.errors import Unauthenticated
 
 _LABEL = b"tacit/v1/api-key"
@@ -33,7 +34,6 @@ MIN_PEPPER = 32
 """Bytes; the pepper is a random key, not a password."""
 
 KeyId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{8}$")]
-Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
 

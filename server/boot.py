@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -44,6 +45,7 @@ from server.keyfile import ApiKeyFile
 from server.measure import measure, runtime_events
 from server.packages import open_packages, signer
 from server.posture import posture
+from server.quota import quotas
 from server.ready import Clock, Ready, ServedModel
 from server.settings import EngineSettings, Settings
 from server.tls import TlsIdentity, new_tls_identity
@@ -111,6 +113,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                 clock=clock,
                 audit=audit,
                 admission=Admission(settings.file.limits.concurrent_requests),
+                quotas=quotas(settings.file.tenants, time.monotonic_ns),
                 healthy=lambda: all(engine.alive for engine in engines.values()),
             )
             yield Booted(ready, identity, tuple(engines.values()))
@@ -200,6 +203,7 @@ def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
         hash_seed=secrets.randbelow(2**32),
         run_directory=PurePosixPath(run_directory),
         hidden=_hidden(settings),
+        counts=settings.file.telemetry is not None and settings.file.telemetry.engine,
     )
 
 

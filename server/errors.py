@@ -132,6 +132,10 @@ MESSAGES = MappingProxyType(
         "key-unknown": "This API key is not valid here; ask the operator for one.",
         "key-expired": "This API key has expired; ask the operator for a new one.",
         "keys-unavailable": "API keys cannot be checked now; the operator must mend the key file.",
+        "tenant-unknown": "This service has no place for the tenant of this key; ask its operator.",
+        "tenant-busy": "All places of this tenant are taken; try again after Retry-After.",
+        "rate_limit_exceeded": "The quota of this minute is used up; try again after Retry-After.",
+        "over-quota": "This request may cost more than a minute's quota; lower max_tokens or n.",
         "operator-login": "Log in with a certificate or token that the settings list.",
         "operator-role": "Ask an operator who has the role; the settings give roles.",
         # -- where

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.quota import Allowance
+
 _KEY = "tacit.exchange"
 
 
@@ -19,8 +21,12 @@ class Exchange:
     key_id: str | None = None
     operator: str | None = None
     code: str | None = None
+    model: str | None = None
+    stream: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
+    allowance: Allowance | None = None
+    """What the tenant may still ask; None until the tenant is known."""
     body_read: bool = False
     """Whether the whole request body was taken; if not, the connection cannot be reused."""
 
@@ -44,4 +50,12 @@ def of(scope: Mapping[str, Any]) -> Exchange:
     found = scope[_KEY]
     if not isinstance(found, Exchange):
         raise TypeError("no exchange in this scope")
+    return found
+
+
+def allowance(scope: Mapping[str, Any]) -> Allowance:
+    """Return what the tenant of this request may still ask."""
+    found = of(scope).allowance
+    if found is None:
+        raise TypeError("no tenant was admitted in this scope")
     return found

@@ -29,6 +29,9 @@ _SALT = b"tacit/v1/cache-salt"
 _DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
+_TEMPLATE_BYTES = 2048
+"""More than what Qwen3's templates write around the messages and tools of one prompt."""
+
 _GRACE_SECONDS = 5
 """What a client that stopped reading gets beyond the time limit before it is cut off."""
 
@@ -53,15 +56,19 @@ class Generation:
         seen = exchange.of(scope)
         with self.ready.admission.place():
             _require_json(scope)
-            body = await _read(receive)
-            request = parse(self.kind, body.reveal(), limit=self.ready.limits.body_bytes)
+            sent = await _read(receive)
+            request = parse(self.kind, sent.reveal(), limit=self.ready.limits.body_bytes)
+            allowance = exchange.allowance(scope)
             model = self.ready.models.get(request.model)
-            if model is None:
+            if model is None or not allowance.serves(request.model):
                 raise NotFound("model-not-found", param="model")
+            seen.model, seen.stream = request.model, bool(request.stream)
+            body = request.engine_body(self._target(request.model, model, seen))
+            allowance.reserve(_most(request, body, model))
             turn = _Turn(
                 model,
                 self.path,
-                request.engine_body(self._target(request.model, model, seen)),
+                body,
                 Stamp(
                     id=f"{self.prefix}-{secrets.token_hex(16)}",
                     model=request.model,
@@ -162,6 +169,22 @@ class _Turn:
             self.seen.input_tokens = found.usage.input_tokens
             self.seen.output_tokens = found.usage.output_tokens
         return found.json
+
+
+def _most(
+    request: ChatRequest | CompletionRequest, body: Confidential[bytes], model: ServedModel
+) -> int:
+    """Return the most tokens that prompt and answers can have together.
+
+    Every token of a byte-level BPE is at least one byte, so a prompt has no more tokens than its
+    text and the template's words have bytes.
+    """
+    context = model.max_model_len
+    prompts, answers = request.prompts, request.prompts * (request.n or 1)
+    written = len(body.reveal()) + prompts * _TEMPLATE_BYTES
+    limit = request.output_limit
+    output = context if limit is None else min(limit, context)
+    return min(written, prompts * context) + answers * output
 
 
 def _refuse(status: int, body: Confidential[bytes]) -> NoReturn:

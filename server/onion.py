@@ -21,6 +21,7 @@ from server.auth import Keys
 from server.disconnect import ClientGone
 from server.errors import Bug, Rejected, TooLarge, TooSlow, Unavailable
 from server.exchange import Exchange
+from server.quota import Quotas
 from server.ready import Clock
 
 GONE = 499
@@ -126,6 +127,8 @@ class Audit:
             key=seen.key_id,
             operator=seen.operator,
             route=seen.route,
+            model=seen.model,
+            stream=seen.stream,
             status=note.start["status"] if note.start is not None else note.status,
             code=seen.code,
             input_tokens=seen.input_tokens,
@@ -216,6 +219,34 @@ class Authentication:
         await self.app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Hold the tenant's place while a request runs, and settle what it cost."""
+
+    app: ASGIApp
+    quotas: Quotas
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the inner layers, which reserve tokens before they spend any."""
+        seen = exchange.of(scope)
+        if seen.tenant is None:  # an open path, which costs nothing
+            await self.app(scope, receive, send)
+            return
+        allowance = seen.allowance = self.quotas.allowance(seen.tenant)
+        with allowance.place():
+            used: int | None = None
+            try:
+                await self.app(scope, receive, send)
+            except Rejected as refusal:
+                if refusal.status < 500:
+                    used = 0  # the engine took no part, or refused
+                raise
+            finally:
+                if seen.input_tokens is not None:
+                    used = seen.input_tokens + (seen.output_tokens or 0)
+                allowance.settle(used)
+
+
 async def respond(
     send: Send,
     status: int,
@@ -238,6 +269,8 @@ def _stamp(seen: Exchange) -> list[tuple[bytes, bytes]]:
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
     ]
+    if seen.allowance is not None:
+        stamp += seen.allowance.headers()
     if not seen.body_read:
         # the rest of a body nobody wants must not be waited for
         stamp.append((b"connection", b"close"))

@@ -13,6 +13,7 @@ from server.admission import Admission
 from server.audit import AuditSink
 from server.auth import Keys
 from server.engine.protocol import Engine
+from server.quota import Quotas
 from server.settings import LimitSettings
 
 Clock = Callable[[], datetime]
@@ -42,5 +43,6 @@ class Ready:
     clock: Clock
     audit: AuditSink
     admission: Admission
+    quotas: Quotas
     healthy: Callable[[], bool]
     """Whether every engine is up; false takes the replica out of rotation."""

@@ -53,15 +53,16 @@ class Answers:
 
     async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the served models."""
-        del scope, receive
-        data = [self._model(name) for name in sorted(self.ready.models)]
+        del receive
+        allowance = exchange.allowance(scope)
+        data = [self._model(name) for name in sorted(self.ready.models) if allowance.serves(name)]
         await respond(send, 200, _json({"object": "list", "data": data}))
 
     async def model(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Describe one served model."""
         del receive
         name = scope["path_params"]["name"]
-        if name not in self.ready.models:
+        if name not in self.ready.models or not exchange.allowance(scope).serves(name):
             raise NotFound("model-not-found", param="model")
         await respond(send, 200, _json(self._model(name)))
 

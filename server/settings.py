@@ -15,7 +15,8 @@ from attestation.errors import ConfigError
 from attestation.keyset import Line, Name
 from attestation.pccs import Clock
 from attestation.types import Digest
-from server.access import OperatorSettings
+from server.access import OperatorSettings, Tenant, TenantSettings
+from server.telemetry.settings import TelemetrySettings
 
 ResourcePath = Annotated[
     str, StringConstraints(pattern=r"^[\w-]+[\w.-]*/[\w-]+[\w.-]*/[\w-]+[\w.-]*$")
@@ -171,8 +172,22 @@ class SettingsFile(Document):
     run_directory: FilePath
     posture: PostureSettings
     limits: LimitSettings
+    tenants: Annotated[dict[Tenant, TenantSettings], Field(min_length=1)] | None = None
+    """Absent: each tenant of the key file may ask what `limits` allow all together."""
     operator: OperatorSettings | None = None
     """Absent: there is no operator listener, so no metrics and no administration over HTTP."""
+    telemetry: TelemetrySettings | None = None
+    """Absent: nothing is pushed, and metrics name no tenant and nothing of vLLM's."""
+
+    @model_validator(mode="after")
+    def _tenants_fit(self) -> SettingsFile:
+        for name, tenant in (self.tenants or {}).items():
+            for model in tenant.models:
+                if model not in self.models:
+                    raise ValueError(f"tenant {name} names a model that is not served")
+                if tenant.tokens_per_minute < self.models[model].engine.max_model_len:
+                    raise ValueError(f"tenant {name} has fewer tokens a minute than one context")
+        return self
 
     @model_validator(mode="after")
     def _production_is_real(self) -> SettingsFile:
@@ -217,6 +232,8 @@ class Settings:
         if (operator := file.operator) is not None:
             login = operator.login
             named["operator.login"] = login.ca if login.kind == "mtls" else login.jwks
+        if file.telemetry is not None and file.telemetry.otlp is not None:
+            named["telemetry.otlp"] = file.telemetry.otlp.ca
         named |= {f"models.{name}.signer": model.signer for name, model in file.models.items()}
         trust = {name: _read(directory / named[name]) for name in sorted(named)}
         parts = [part for name, value in trust.items() for part in (name.encode(), value)]

@@ -20,13 +20,16 @@ from attestation.keyset import Keyset, Posture
 from attestation.keyset import ServedModel as Served
 from attestation.types import Digest, Nonce
 from server.admission import Admission
-from server.app import create_app
+from server.app import create_app, public_routes
 from server.audit import AUDIT_FIELDS, AuditEvent
 from server.auth import ApiKeys, KeyFile, mint
 from server.engine.protocol import EngineAnswer, EngineBroken, EngineStatus
 from server.listener import Address, serve
+from server.quota import Quotas, Unmetered
 from server.ready import Ready, ServedModel
 from server.settings import LimitSettings
+from server.telemetry.service import Telemetry, telemetry
+from server.telemetry.settings import TelemetrySettings
 from server.tls import TlsIdentity, new_tls_identity
 
 MODEL = "qwen3-test"
@@ -47,6 +50,8 @@ class EchoEngine:
     """Words after which the stream says `error`, as vLLM does."""
     say_status: int = 500
     reasoning: str | None = None
+    numbers: bytes = b""
+    """What its `/metrics` says."""
     bodies: list[dict] = field(default_factory=list)
     open: int = 0
     aborted: int = 0
@@ -77,6 +82,9 @@ class EchoEngine:
         answer = _envelope("chat.completion" if chat else "text_completion")
         answer |= {"choices": [choice | {"token_ids": [1, 2]}], "usage": _usage(request)}
         return EngineAnswer(200, Confidential(json.dumps(answer).encode()))
+
+    async def metrics(self) -> bytes:
+        return self.numbers
 
     async def stream(
         self, path: str, body: Confidential[bytes]
@@ -187,6 +195,22 @@ def limits(**changes: int) -> LimitSettings:
     return LimitSettings(**(values | changes))
 
 
+def counted(
+    gateway: Gateway, settings: TelemetrySettings | None = None, authority: bytes | None = None
+) -> Telemetry:
+    """Return the telemetry of a gateway that does not run yet, and let it see the requests."""
+    found = telemetry(
+        settings,
+        gateway.ready,
+        routes=public_routes(gateway.ready),
+        certificate_expires=gateway.identity.expires,
+        simulated=True,
+        authority=authority,
+    )
+    gateway.ready = found.observed()
+    return found
+
+
 def keys(*tenants: str, now: datetime = NOW) -> tuple[ApiKeys, list[str]]:
     """Mint one key a tenant."""
     minted = [
@@ -253,6 +277,7 @@ def prepared(
     report: Callable | None = None,
     reasoning: bool = False,
     device: str = "cpu",
+    quotas: Quotas | None = None,
     **changes: int,
 ) -> Gateway:
     """Return a gateway that does not run yet; `changes` are limits."""
@@ -275,6 +300,7 @@ def prepared(
         audit=record,
         admission=Admission(bounds.concurrent_requests),
         healthy=lambda: True,
+        quotas=quotas or Unmetered(),
     )
     return Gateway(ready, engine, record, identity, api_keys)
 

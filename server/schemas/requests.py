@@ -116,6 +116,16 @@ class ChatRequest(Controls):
             raise refuse("tool-unknown", param="tool_choice")
         return self
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts this request has."""
+        return 1
+
+    @property
+    def output_limit(self) -> int | None:
+        """Most tokens of one answer; None for whatever the context leaves."""
+        return self.max_completion_tokens or self.max_tokens
+
     def thinking(self, *, reasoning: bool) -> bool:
         """Say whether the answer begins by thinking; the template switch wins over the effort."""
         wish = self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking
@@ -132,9 +142,8 @@ class ChatRequest(Controls):
         body["messages"] = [message.to_engine() for message in self.messages]
         if target.reasoning:
             body["chat_template_kwargs"] = {"enable_thinking": thinking}
-        limit = self.max_completion_tokens or self.max_tokens
-        if limit is not None:
-            body["max_completion_tokens"] = limit
+        if self.output_limit is not None:
+            body["max_completion_tokens"] = self.output_limit
         if self.tools:
             body["tools"] = [
                 {"type": "function", "function": tool.function.to_engine()} for tool in self.tools
@@ -158,6 +167,16 @@ class CompletionRequest(Controls):
 
     prompt: Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=16)]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts this request has."""
+        return 1 if isinstance(self.prompt, str) else len(self.prompt)
+
+    @property
+    def output_limit(self) -> int | None:
+        """Most tokens of one answer; None for whatever the context leaves."""
+        return self.max_tokens
 
     def engine_body(self, target: Target) -> Confidential[bytes]:
         """Build the engine's JSON for this request."""

@@ -177,3 +177,37 @@ def test_operators_without_a_login_are_refused(deployment, tmp_path, find, repla
     with pytest.raises(ConfigError) as caught:
         Settings.load(deployment(EXAMPLE + OPERATOR.replace(find, replace)))
     assert caught.value.code == "config-invalid"
+
+
+TENANTS = """
+tenants:
+  demo:
+    requests_per_minute: 600
+    tokens_per_minute: 2048
+    concurrent_requests: 4
+    models: [qwen3-demo]
+"""
+
+
+def test_tenants_are_listed_with_all_of_their_quotas(deployment):
+    file = Settings.load(deployment(EXAMPLE + TENANTS)).file
+    assert file.tenants is not None
+    assert file.tenants["demo"].tokens_per_minute == 2048
+
+
+@pytest.mark.parametrize(
+    ("find", "replace"),
+    [
+        ("2048", "2047"),
+        ("qwen3-demo", "other"),
+        ("[qwen3-demo]", "[]"),
+        ("    concurrent_requests: 4\n", ""),
+        ("demo:", "De mo:"),
+        ("600", "0"),
+    ],
+)
+def test_a_quota_that_could_serve_nobody_or_everybody_is_refused(deployment, find, replace):
+    assert find in TENANTS
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(deployment(EXAMPLE + TENANTS.replace(find, replace)))
+    assert caught.value.code == "config-invalid"

@@ -1,0 +1,194 @@
+"""Quotas: never more than the bucket and what flowed in, whatever is asked, settled or retried."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.access import TenantSettings
+from server.errors import BadRequest, Forbidden, Overloaded, Rejected
+from server.quota import Bucket, TenantQuotas, Unmetered, quotas
+
+SECOND = 10**9
+MINUTE = 60 * SECOND
+
+
+class Watch:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def tenant(**changes) -> TenantSettings:
+    values = {
+        "requests_per_minute": 60,
+        "tokens_per_minute": 6000,
+        "concurrent_requests": 2,
+        "models": ("qwen3",),
+    }
+    return TenantSettings(**(values | changes))
+
+
+def metered(watch=None, **changes):
+    return TenantQuotas({"acme": tenant(**changes)}, watch or Watch())
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 20 * SECOND),  # time that passes
+        st.integers(1, 120),  # reserved
+        st.integers(0, 100),  # of which used, in percent
+        st.integers(0, 4),  # how many others begin before this one ends
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(1, 100), STEPS)
+def test_never_more_is_used_than_the_bucket_and_what_flowed_in(per_minute, steps):
+    bucket = Bucket(per_minute, 0)
+    now, used, running = 0, [], []
+    for passes, reserved, percent, others in steps:
+        now += passes
+        if bucket.take(reserved, now) is None:
+            spent = reserved * percent // 100
+            running.append((reserved, spent))
+            used.append((now, spent))
+        while len(running) > others:
+            reserved_then, spent_then = running.pop(0)
+            bucket.settle(reserved_then - spent_then, now)
+    for first, (begin, _) in enumerate(used):
+        for last in range(first, len(used)):
+            end = used[last][0]
+            total = sum(spent for _, spent in used[first : last + 1])
+            assert total * MINUTE <= per_minute * MINUTE + (end - begin) * per_minute
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, MINUTE))
+def test_the_wait_is_exact_to_the_nanosecond(per_minute, amount, passes):
+    bucket = Bucket(per_minute, 0)
+    assert bucket.take(per_minute, 0) is None
+    wait = bucket.take(amount, passes)
+    if wait is None:
+        assert amount * MINUTE <= passes * per_minute
+    elif amount <= per_minute:
+        assert bucket.take(amount, passes + wait - 1) is not None
+        assert bucket.take(amount, passes + wait) is None
+
+
+def test_a_refund_fills_no_bucket_beyond_its_brim():
+    bucket = Bucket(10, 0)
+    assert bucket.take(10, 0) is None
+    bucket.settle(10, MINUTE)
+    assert bucket.left(MINUTE) == 10
+    assert bucket.full_in(MINUTE) == 0
+
+
+def test_what_cost_more_than_was_reserved_is_a_debt():
+    bucket = Bucket(60, 0)
+    assert bucket.take(10, 0) is None
+    bucket.settle(-80, 0)
+    assert bucket.left(0) == 0
+    assert bucket.take(1, 0) == 31 * SECOND
+
+
+def test_a_clock_that_steps_back_drains_nothing_and_fills_nothing():
+    bucket = Bucket(60, 100 * SECOND)
+    assert bucket.take(60, 100 * SECOND) is None
+    assert bucket.take(1, 0) == SECOND
+    assert bucket.take(1, 101 * SECOND) is None
+    assert bucket.take(1, 101 * SECOND) is not None
+
+
+def refused(kind, code, act) -> Rejected:
+    with pytest.raises(kind) as caught:
+        act()
+    assert caught.value.code == code
+    return caught.value
+
+
+def enter(allowance) -> None:
+    with allowance.place():
+        pass
+
+
+def test_a_tenant_has_so_many_places_and_gets_them_back():
+    of = metered()
+    with of.allowance("acme").place():
+        with of.allowance("acme").place():
+            refusal = refused(Overloaded, "tenant-busy", lambda: enter(of.allowance("acme")))
+            assert refusal.retry_after == 1
+        enter(of.allowance("acme"))
+    assert dict(of.allowance("acme").headers())[b"x-ratelimit-remaining-requests"] == b"57"
+
+
+def test_a_tenant_that_asks_too_often_is_told_when_to_ask_again():
+    watch = Watch()
+    of = metered(watch, requests_per_minute=2)
+    enter(of.allowance("acme"))
+    enter(of.allowance("acme"))
+    refusal = refused(Overloaded, "rate_limit_exceeded", lambda: enter(of.allowance("acme")))
+    assert refusal.retry_after == 30
+    watch.now += 30 * SECOND
+    enter(of.allowance("acme"))
+
+
+def test_an_unlisted_tenant_is_refused_and_remembered_nowhere():
+    of = metered()
+    for number in range(1000):
+        refused(Forbidden, "tenant-unknown", lambda n=number: of.allowance(f"t{n}"))
+    assert len(of._tenants) == 1
+
+
+def test_a_reservation_returns_what_was_not_used():
+    of = metered()
+    allowance = of.allowance("acme")
+    allowance.reserve(5000)
+    refused(Overloaded, "rate_limit_exceeded", lambda: of.allowance("acme").reserve(1001))
+    allowance.settle(100)
+    of.allowance("acme").reserve(5900)
+
+
+def test_what_nobody_can_count_stays_spent_and_what_cost_nothing_comes_back():
+    of = metered()
+    for used, left in ((None, b"5000"), (0, b"5000"), (10, b"4990")):
+        allowance = of.allowance("acme")
+        allowance.reserve(1000)
+        allowance.settle(used)
+        assert dict(allowance.headers())[b"x-ratelimit-remaining-tokens"] == left
+
+
+def test_a_request_that_no_minute_can_pay_is_not_asked_to_wait():
+    refusal = refused(BadRequest, "over-quota", lambda: metered().allowance("acme").reserve(6001))
+    assert refusal.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"), [(0, b"0ms"), (1, b"10ms"), (150, b"1.5s"), (6000, b"1m0s")]
+)
+def test_headers_say_what_openai_says(tokens, said):
+    allowance = metered().allowance("acme")
+    if tokens:
+        allowance.reserve(tokens)
+    found = dict(allowance.headers())
+    assert found[b"x-ratelimit-limit-tokens"] == b"6000"
+    assert found[b"x-ratelimit-remaining-tokens"] == str(6000 - tokens).encode()
+    assert found[b"x-ratelimit-reset-tokens"] == said
+    assert found[b"x-ratelimit-limit-requests"] == b"60"
+    assert found[b"x-ratelimit-reset-requests"] == b"0ms"
+
+
+def test_without_a_list_of_tenants_nothing_is_metered():
+    assert isinstance(quotas(None, Watch()), Unmetered)
+    allowance = quotas(None, Watch()).allowance("anyone")
+    allowance.reserve(10**12)
+    enter(allowance)
+    assert allowance.serves("any")
+    assert allowance.headers() == ()
