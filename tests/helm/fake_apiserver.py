@@ -18,8 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
-import yaml
-
+from tests.helm.helm_kit import read_yaml
 from tests.helm.kube_schemas import complaint
 from tests.helm.strategic import patched
 
@@ -227,7 +226,7 @@ class _Request(BaseHTTPRequestHandler):
                 self._existing(key)
                 del self.store.objects[key]
                 return self._answer(200, {"kind": "Status", "status": "Success"})
-            sent = secret(body) if body[:4] == b"k8s\x00" else yaml.safe_load(body)
+            sent = secret(body) if body[:4] == b"k8s\x00" else read_yaml(body)
             if self.command == "POST":
                 key = (*key[:3], sent["metadata"]["name"])
                 if key in self.store.objects:

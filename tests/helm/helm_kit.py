@@ -21,6 +21,26 @@ NAMESPACE = "tacit"
 
 Document = dict[str, Any]
 
+# libyaml where it is there: the suite reads and writes megabytes of YAML
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Return the one document of `text`."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - safe, in C
+
+
+def read_all(text: str) -> list[Document]:
+    """Return the documents of `text` that are not empty."""
+    return [found for found in yaml.load_all(text, Loader=_Loader) if found]
+
+
+def write_yaml(document: Any) -> str:
+    """Return one document as text."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+    return text
+
 
 def helm(version: str) -> Path:
     """Return a helm binary, or skip where `scripts/test-tools` has not been run."""
@@ -34,7 +54,7 @@ def run(version: str, *words: object, check: bool = True) -> subprocess.Complete
     """Run helm with no configuration of whoever runs the tests."""
     with tempfile.TemporaryDirectory(prefix="tacit-helm-") as home:
         command = [str(helm(version)), *map(str, words)]
-        environment = {"HOME": home, "PATH": "/usr/bin:/bin"}
+        environment = {"HOME": home, "PATH": "/usr/bin:/bin", "GOGC": "off"}
         done = subprocess.run(
             command, capture_output=True, text=True, env=environment, check=False, timeout=60
         )
@@ -55,7 +75,7 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 @functools.cache
 def scenario(name: str) -> dict[str, Any]:
     """Return the values of an example in `helm/tacit/scenarios`."""
-    loaded: dict[str, Any] = yaml.safe_load((CHART / "scenarios" / f"{name}.yaml").read_text())
+    loaded: dict[str, Any] = read_yaml((CHART / "scenarios" / f"{name}.yaml").read_text())
     return loaded
 
 
@@ -64,7 +84,7 @@ def template(
 ) -> subprocess.CompletedProcess[str]:
     """Render, or fail, as `helm template` does."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(dict(values), file)
+        file.write(write_yaml(dict(values)))
         file.flush()
         words = ("template", release, CHART, "--namespace", NAMESPACE, "--values", file.name)
         return run(version, *words, check=False)
@@ -76,7 +96,7 @@ def rendered(
     """Return the objects of a render that succeeds."""
     done = template(values, version=version, release=release)
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return read_all(done.stdout)
 
 
 def find(documents: list[Document], kind: str, name: str = "") -> Document:
@@ -99,7 +119,7 @@ def containers(spec: Document) -> list[Document]:
 
 def with_config(values: Mapping[str, Any], part: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Change dotted paths of the configuration inside `values`; None removes one."""
-    config = yaml.safe_load(values[part]["config"])
+    config = read_yaml(values[part]["config"])
     for dotted, value in changes.items():
         *parents, last = dotted.split("/")
         place = config
@@ -109,4 +129,4 @@ def with_config(values: Mapping[str, Any], part: str, changes: Mapping[str, Any]
             del place[last]
         else:
             place[last] = value
-    return merged(values, {part: {"config": yaml.safe_dump(config, sort_keys=False)}})
+    return merged(values, {part: {"config": write_yaml(config)}})

@@ -6,13 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tests.helm.helm_kit import Document, merged, read_yaml, rendered, scenario, with_config
 
-from tests.helm.helm_kit import Document, merged, rendered, scenario, with_config
-
-ALL: dict[str, dict[str, Any]] = yaml.safe_load(
-    (Path(__file__).parent / "scenarios.yaml").read_text()
-)
+ALL: dict[str, dict[str, Any]] = read_yaml((Path(__file__).parent / "scenarios.yaml").read_text())
 
 
 @cache

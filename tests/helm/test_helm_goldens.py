@@ -10,7 +10,7 @@ from attestation.broker.settings import BrokerFile
 from attestation.codec import parse_yaml
 from server.settings import SettingsFile
 from tests.helm import scenarios
-from tests.helm.helm_kit import CHART, HELMS, ROOT, helm, rendered, run, scenario
+from tests.helm.helm_kit import CHART, HELMS, ROOT, helm, read_all, rendered, run, scenario
 
 GOLDEN = ROOT / "tests" / "helm" / "golden"
 
@@ -42,7 +42,7 @@ def test_a_scenario_renders_what_was_reviewed(name, version):
     path = GOLDEN / f"{name}.yaml"
     if os.environ.get("UPDATE_GOLDENS") and version == "helm4":
         path.write_text(yaml.safe_dump_all(made, sort_keys=True, width=110))
-    assert made == [d for d in yaml.safe_load_all(path.read_text()) if d]
+    assert made == read_all(path.read_text())
 
 
 def test_every_golden_has_its_scenario():

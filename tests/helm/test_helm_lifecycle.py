@@ -5,7 +5,16 @@ import yaml
 
 from tests.helm import scenarios
 from tests.helm.fake_apiserver import serving
-from tests.helm.helm_kit import CHART, HELMS, NAMESPACE, merged, rendered, run, with_config
+from tests.helm.helm_kit import (
+    CHART,
+    HELMS,
+    NAMESPACE,
+    merged,
+    rendered,
+    run,
+    with_config,
+    write_yaml,
+)
 
 
 class Cluster:
@@ -31,7 +40,7 @@ class Cluster:
         words += ["--namespace", NAMESPACE, "--kubeconfig", self.kubeconfig]
         if values is not None:
             file = self.directory / "values.yaml"
-            file.write_text(yaml.safe_dump(values))
+            file.write_text(write_yaml(values))
             words += ["--values", file]
         return run(version, *words, check=check)
 
