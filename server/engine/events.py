@@ -30,12 +30,21 @@ class Events:
         """Take the next bytes and yield every event that they complete, or raise `NotEvents`."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
         for event in events:
-            lines = [line for line in event.split(b"\n") if line and not line.startswith(b":")]
-            if not lines:
+            line = event if b"\n" not in event else _data_line(event)
+            if not line or line.startswith(b":"):
                 continue
-            if len(lines) > 1 or not lines[0].startswith(b"data:"):
+            if not line.startswith(b"data:"):
                 raise NotEvents
-            payload = lines[0].removeprefix(b"data:").strip()
+            payload = line[5:].strip()
             yield Done() if payload == b"[DONE]" else Confidential(payload)
         if len(self._rest) > MAX_EVENT:
             raise NotEvents
+
+
+def _data_line(event: bytes) -> bytes:
+    """Return the one line of `event` that is data, b"" if it has none; names say it again."""
+    skipped = (b":", b"event:")
+    lines = [line for line in event.split(b"\n") if line and not line.startswith(skipped)]
+    if len(lines) > 1:
+        raise NotEvents
+    return lines[0] if lines else b""

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jiter
+from pydantic_core import PydanticSerializationError, to_json
+
 from attestation.confidential import Confidential
 
 Rebuild = Callable[[Any], Any]
@@ -67,9 +70,9 @@ def _pick(rows: Mapping[str, Rebuild]) -> Rebuild:
         if not isinstance(value, dict):
             raise BadAnswer
         return {
-            name: None if (item := value[name]) is None else row(item)
-            for name, row in rows.items()
-            if name in value
+            name: None if item is None else rows[name](item)
+            for name, item in value.items()
+            if name in rows
         }
 
     return rebuild
@@ -127,7 +130,7 @@ _usage = _pick(
 # a tuple: what the engine sent need not be hashable
 _OBJECTS = ("chat.completion", "chat.completion.chunk", "text_completion")
 
-_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+_LINE_ENDS = tuple((mark.encode(), b"\\u%04x" % ord(mark)) for mark in "\x85\u2028\u2029")
 """Line ends to Unicode, though not to JSON or SSE: some clients would split an event there."""
 
 
@@ -157,25 +160,37 @@ def rebuild(data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Reb
             answer["usage"] = counts
         elif not answer["choices"]:
             return Rebuilt(Confidential(b""), usage)
-    return Rebuilt(Confidential(_one_line(answer)), usage)
+    return Rebuilt(Confidential(one_line(answer)), usage)
 
 
 def _parsed(data: Confidential[bytes]) -> dict[str, Any]:
-    try:
-        value = json.loads(data.reveal())
-    except (ValueError, RecursionError):
-        raise BadAnswer from None
-    if not isinstance(value, dict) or value.get("object") not in _OBJECTS:
+    value = parsed(data)
+    if value.get("object") not in _OBJECTS:
         raise BadAnswer
     return value
 
 
-def _one_line(answer: dict[str, Any]) -> bytes:
-    text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
-    for mark, escaped in _LINE_ENDS:
-        if mark in text:
-            text = text.replace(mark, escaped)
+def parsed(data: Confidential[bytes]) -> dict[str, Any]:
+    """Return the JSON object that `data` is, or raise `BadAnswer`."""
     try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair at the edge of a chunk
+        try:
+            value = jiter.from_json(data.reveal())
+        except ValueError:  # half of a surrogate pair, which only the standard library reads
+            value = json.loads(data.reveal())
+    except (ValueError, RecursionError):
+        raise BadAnswer from None
+    if not isinstance(value, dict):
+        raise BadAnswer
+    return value
+
+
+def one_line(answer: dict[str, Any]) -> bytes:
+    """Return `answer` as JSON without any line end that a client could split it at."""
+    try:
+        text = to_json(answer)
+    except PydanticSerializationError:  # half of a surrogate pair at the edge of a chunk
         return json.dumps(answer).encode()
+    if not text.isascii():
+        for mark, escaped in _LINE_ENDS:
+            text = text.replace(mark, escaped)
+    return text
