@@ -187,6 +187,7 @@ CODES = MappingProxyType(
         "golden-unanswered": "look in the log why the engine does not answer, then start again",
         # -- client (attestation.client)
         "service-url": "give the service as https://host:port",
+        "service-affinity": "give a random label of a-z and 0-9, or none",
         "tls-key-mismatch": "do not send anything: somebody else ends the TLS connection",
         "other-origin": "use a client per service; redirects to another host are not followed",
         # -- key broker (attestation.broker)
@@ -201,6 +202,7 @@ CODES = MappingProxyType(
         "resource-unknown": "add the resource to the broker's configuration or correct its name",
         "certificate": "use a valid client certificate that the measured settings list, once",
         "login-jwks": "write the identity provider's public keys as a JWK set",
+        "telemetry-collector": "give telemetry.otlp an https URL and its certificates as PEM",
         "login-ca": "write the authority of client certificates as PEM",
         "token": "ask the identity provider for a new token, for this service",
         "admin-login": "log in with a certificate or token that the broker's `admin.login` lists",
@@ -301,6 +303,10 @@ CODES = MappingProxyType(
         "plan-architecture": "plan Qwen3 checkpoints only: dense or all-expert, BF16 or FP8",
         "not-hardened": "mend the guest image as the message says; `tacit doctor` lists it all",
         "environment-captures": "start the service without these variables; they record content",
+        # -- proof of no retention (server.retention)
+        "prove-argument": "compare the arguments with `tacit prove-retention --help`",
+        "prove-models": "use an API key that may list the models, or wait until it serves",
+        "prove-tokenizer": "run it as root on the machine of the service, while it serves",
         # -- engine (server.engine, server.keyagent)
         "engine-path": "give the engine absolute paths; its directory lies in the run directory",
         "engine-flag": "report this: the engine's command line holds a flag it must not have",
@@ -313,10 +319,13 @@ CODES = MappingProxyType(
         "key-peer": "find out which process asks for keys; it is not part of the engine",
         "key-model": "ask for the model this engine serves",
         "key-spent": "start as many workers as `tensor_parallel_size`; each gets the key once",
-        # -- API keys (server.auth, server.keyfile, server.commands.apikey)
+        # -- API keys (server.apikeys, server.keyfile, server.commands.apikey)
         "api-keys-missing": "create the key file with `tacit apikey new`, or correct its path",
+        "api-keys-forged": "write the file with `tacit apikey` and the pepper of this deployment",
+        "api-keys-older": "find out who put an older key file back; write a newer version of it",
+        "api-keys-unwritable": "give this program a directory it may write the key file to",
         "api-key-pepper": "use at least 32 random bytes, the same the key broker releases",
         "api-key-unknown": "compare the id with `tacit apikey list`",
-        "api-key-invalid": "tenants are lower-case letters, digits and `._-`; days are 1 to 1100",
+        "api-key-invalid": "compare tenant, name and life with `tacit apikey new --help`",
     }
 )

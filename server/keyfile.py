@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
+import secrets
+import string
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import yaml
+
 from attestation.codec import MAX_JSON
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
+from server.apikeys import Change, FreshKey, KeyFile, KeyRing
 from server.auth import ApiKeys, Caller
 from server.errors import Unavailable
 
 _LOOK_SECONDS = 0.5
+_ID = string.ascii_lowercase + string.digits
 
 log = logging.getLogger("tacit.keys")
 
@@ -31,15 +40,16 @@ class _Version:
 class ApiKeyFile:
     """`Keys` of a file that an operator edits while the gateway runs.
 
-    A file that is gone or does not parse refuses everyone (`keys-unavailable`): the entry that was
-    just removed must not live on because of a typing error elsewhere.
+    A file that is gone, forged or older than the one before refuses everyone
+    (`keys-unavailable`): the entry that was just removed must not live on.
     """
 
     def __init__(self, path: Path, pepper: Confidential[bytes]) -> None:
         self.path = path
-        self._pepper = pepper
+        self.pepper = pepper
         self._version = _version(path)
-        self._keys: ApiKeys | None = ApiKeys.load(_read(path), pepper)
+        self._keys: ApiKeys | None
+        self._use(KeyRing.load(read(path), pepper, name=path.name))
         self._looked = time.monotonic()
 
     def authenticate(self, header: bytes | None, now: datetime) -> Caller:
@@ -50,6 +60,18 @@ class ApiKeyFile:
             raise Unavailable("keys-unavailable", retry_after=5)
         return self._keys.authenticate(header, now)
 
+    def listed(self) -> KeyFile:
+        """Return the file as it is now, or raise `ConfigError`."""
+        return self._checked().file
+
+    def change(self, change: Change) -> KeyFile:
+        """Write the next version of the file and use it at once, or raise `ConfigError`."""
+        with locked(self.path):
+            ring = change(self._checked())
+            write(self.path, ring.file)
+        self._use(ring)
+        return ring.file
+
     def _look(self) -> None:
         self._looked = time.monotonic()
         try:
@@ -58,13 +80,80 @@ class ApiKeyFile:
                 return
             # the version is taken before the bytes: a write in between is seen next time
             self._version = version
-            self._keys = ApiKeys.load(_read(self.path), self._pepper)
+            ring = self._checked()
         except ConfigError as error:
             if self._keys is not None:
                 log.error("api keys cannot be read", extra={"code": error.code})  # noqa: TRY400
             self._keys = None
         else:
-            log.info("api keys read", extra={"keys": len(self._keys.entries)})
+            self._use(ring)
+
+    def _use(self, ring: KeyRing) -> None:
+        self._newest = ring.file
+        self._keys = ApiKeys.of(ring)
+        seen = {"keys": len(ring.file.keys), "serial": ring.file.serial}
+        log.info("api keys read", extra=seen)
+
+    def _checked(self) -> KeyRing:
+        ring = KeyRing.load(read(self.path), self.pepper, name=self.path.name)
+        if ring.file.serial < self._newest.serial or (
+            ring.file.serial == self._newest.serial and ring.file != self._newest
+        ):
+            why = f"serial {ring.file.serial} after {self._newest.serial}"
+            raise ConfigError("api-keys-older", why)
+        return ring
+
+
+def fresh_key(file: KeyFile) -> FreshKey:
+    """Draw a key whose id is free in `file`."""
+    taken = {entry.id for entry in file.keys}
+    while True:
+        key_id = "".join(secrets.choice(_ID) for _ in range(8))
+        if key_id not in taken:
+            return FreshKey(key_id, Confidential(secrets.token_bytes(32)))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the key file for one change at a time, between programs too."""
+    try:
+        lock = path.with_name(f".{path.name}.lock").open("ab")
+    except OSError as error:
+        raise ConfigError("api-keys-unwritable", f"{path.name}: {error.strerror}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of the key file or raise `ConfigError`."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_JSON + 1)
+    except OSError as error:
+        raise ConfigError("api-keys-missing", f"{path.name}: {error.strerror}") from None
+
+
+def write(path: Path, file: KeyFile) -> None:
+    """Replace the key file in one step that survives a crash, readable by its owner only."""
+    data = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False).encode()
+    if len(data) > MAX_JSON:
+        raise ConfigError("api-keys-unwritable", f"{path.name} would have {len(data)} bytes")
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise ConfigError("api-keys-unwritable", f"{path.name}: {error.strerror}") from None
 
 
 def _version(path: Path) -> _Version:
@@ -73,22 +162,3 @@ def _version(path: Path) -> _Version:
     except OSError as error:
         raise ConfigError("api-keys-missing", f"{path.name}: {error.strerror}") from None
     return _Version(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_JSON + 1)
-    except OSError as error:
-        raise ConfigError("api-keys-missing", f"{path.name}: {error.strerror}") from None
-
-
-def write(path: Path, data: bytes) -> None:
-    """Replace the key file in one step, readable by its owner only."""
-    beside = path.with_name(f".{path.name}.new")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)

@@ -29,6 +29,7 @@ FIELDS = frozenset(
         "pid",
         "place",
         "request",
+        "serial",
         "statement",
         "status",
         "withheld",

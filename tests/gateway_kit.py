@@ -20,9 +20,10 @@ from attestation.keyset import Keyset, Posture
 from attestation.keyset import ServedModel as Served
 from attestation.types import Digest, Nonce
 from server.admission import Admission
+from server.apikeys import FreshKey, KeyRing
 from server.app import create_app, public_routes
 from server.audit import AUDIT_FIELDS, AuditEvent
-from server.auth import ApiKeys, KeyFile, mint
+from server.auth import ApiKeys
 from server.engine.protocol import EngineAnswer, EngineBroken, EngineStatus
 from server.listener import Address, serve
 from server.quota import Quotas, Unmetered
@@ -212,21 +213,14 @@ def counted(
 
 
 def keys(*tenants: str, now: datetime = NOW) -> tuple[ApiKeys, list[str]]:
-    """Mint one key a tenant."""
-    minted = [
-        mint(
-            key_id=f"key{number:05d}",
-            secret=Confidential(os.urandom(32)),
-            tenant=tenant,
-            created=now - timedelta(days=1),
-            expires=now + timedelta(days=1),
-            pepper=PEPPER,
-        )
-        for number, tenant in enumerate(tenants)
-    ]
-    file = KeyFile(version=1, keys=tuple(entry for entry, _ in minted))
-    loaded = ApiKeys.load(file.model_dump_json().encode(), PEPPER)
-    return loaded, [key.reveal() for _, key in minted]
+    """Make one key a tenant."""
+    ring, made = KeyRing.empty(PEPPER), []
+    for number, tenant in enumerate(tenants):
+        fresh = FreshKey(f"key{number:05d}", Confidential(os.urandom(32)))
+        since, life = now - timedelta(days=1), timedelta(days=2)
+        ring = ring.create(fresh, tenant=tenant, name="test", now=since, life=life)
+        made.append(fresh.text().reveal())
+    return ApiKeys.of(ring), made
 
 
 def keyset(spki: Digest) -> Keyset:

@@ -11,8 +11,11 @@ from typing import Any
 
 import yaml
 
+from attestation.confidential import Confidential
+from attestation.errors import ConfigError
 from attestation.simulator.__main__ import main as simulator
 from scripts.chain.processes import TACIT, call, run, show
+from server.apikeys import KeyRing
 from server.cli import main as tacit
 
 MODEL = "qwen3-demo"
@@ -93,10 +96,11 @@ class Installation:
         call(tacit, ["broker", self.broker_config, "--init"])
 
     def _api_key(self) -> None:
-        if self.api_key.exists():
+        broker, keys = self.broker_config.parent, self.directory / "api-keys.yaml"
+        kept = broker / "pepper"
+        if self.api_key.exists() and _is_readable(keys, kept):
             return
-        pepper, broker = secrets.token_bytes(32), self.broker_config.parent
-        keys, kept = self.directory / "api-keys.yaml", broker / "pepper"
+        pepper = secrets.token_bytes(32)
         keys.unlink(missing_ok=True)
         kept.touch(mode=0o600)
         kept.write_bytes(pepper)
@@ -134,6 +138,14 @@ class Installation:
         words += [w for m in measured["models"].items() for w in ("--model", "=".join(m))]
         text = call(simulator, ["policy", self.tdx, *words])
         self.policy.write_text(text)
+
+
+def _is_readable(keys: Path, pepper: Path) -> bool:
+    try:
+        KeyRing.load(keys.read_bytes(), Confidential(pepper.read_bytes()), name=keys.name)
+    except (ConfigError, OSError):
+        return False
+    return True
 
 
 def configure(template: Path, target: Path, *, state: Path, changes: dict[str, Any]) -> Path:

@@ -1,82 +1,69 @@
-"""`tacit apikey new|list|revoke`: the operator's side of the API key file."""
+"""`tacit apikey new|list|rotate|revoke`: the operator's side of the API key file, offline."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import secrets
-import string
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
-from attestation.codec import MAX_JSON, parse_yaml
+from attestation.codec import parse_yaml
 from attestation.commands.files import Commands
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
-from server.auth import KeyEntry, KeyFile, mint
-from server.keyfile import write
+from server.apikeys import FreshKey, KeyEntry, KeyFile, KeyRing
+from server.keyfile import fresh_key, locked, read, write
 
-_ID = string.ascii_lowercase + string.digits
-_MAX_DAYS = 1100
+_MAX_PEPPER = 4096
 
 
 def register(commands: Commands) -> None:
     """Add the `apikey` family."""
-    family = commands.add_parser("apikey", help="make, list and revoke API keys")
+    family = commands.add_parser("apikey", help="make, list, rotate and revoke API keys")
     actions = family.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     new = actions.add_parser("new", help="make a key; it is shown once")
     new.add_argument("--tenant", required=True, help="who the key speaks for")
-    new.add_argument("--pepper", required=True, type=Path, help="file with the broker's pepper")
+    new.add_argument("--name", default="unnamed", help="where it is used, or by whom")
     new.add_argument("--days", type=int, default=90, help="life of the key (default 90)")
     new.set_defaults(run=_new)
 
-    listing = actions.add_parser("list", help="show ids, tenants and dates")
+    listing = actions.add_parser("list", help="show ids, tenants, names and dates, unchecked")
     listing.set_defaults(run=_list)
+
+    rotate = actions.add_parser("rotate", help="make a key like another, which ends soon")
+    rotate.add_argument("id", help="the eight characters after `sk-tacit-`")
+    rotate.add_argument("--hours", type=int, default=24, help="both work so long (default 24)")
+    rotate.set_defaults(run=_rotate)
 
     revoke = actions.add_parser("revoke", help="remove a key; takes effect within a second")
     revoke.add_argument("id", help="the eight characters after `sk-tacit-`")
     revoke.set_defaults(run=_revoke)
 
-    for parser in (new, listing, revoke):
+    for parser in (new, rotate, revoke):
+        parser.add_argument("--pepper", required=True, type=Path, help="the broker's pepper")
+    for parser in (new, listing, rotate, revoke):
         parser.add_argument("--keys", required=True, type=Path, help="the key file")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def _new(args: argparse.Namespace) -> int:
-    if not 1 <= args.days <= _MAX_DAYS:
-        raise ConfigError("api-key-invalid", f"{args.days} days, between 1 and {_MAX_DAYS}")
-    file = _load(args.keys) if args.keys.exists() else KeyFile(version=1, keys=())
-    taken = {entry.id for entry in file.keys}
-    key_id = next(made for made in iter(_random_id, None) if made not in taken)
-    created = datetime.now(UTC).replace(microsecond=0)
-    try:
-        entry, key = mint(
-            key_id=key_id,
-            secret=Confidential(secrets.token_bytes(32)),
-            tenant=args.tenant,
-            created=created,
-            expires=created + timedelta(days=args.days),
-            pepper=Confidential(_bytes(args.pepper)),
+    pepper = _pepper(args.pepper)
+    with locked(args.keys):
+        first = not args.keys.exists()
+        ring = KeyRing.empty(pepper) if first else _ring(args.keys, pepper)
+        fresh = fresh_key(ring.file)
+        after = ring.create(
+            fresh, tenant=args.tenant, name=args.name, now=_now(), life=timedelta(days=args.days)
         )
-    except ValidationError:
-        raise ConfigError("api-key-invalid", "the tenant's name is not acceptable") from None
-    _save(args.keys, (*file.keys, entry))
-    if args.json:
-        print(json.dumps({**_public(entry), "key": key.reveal()}))
-    else:
-        print(key.reveal())
-        print(f"key {entry.id} of {entry.tenant} until {entry.expires}", file=sys.stderr)
-        print("it is not shown again; the file holds only its HMAC", file=sys.stderr)
-    return 0
+        write(args.keys, after.file)
+    return _show(after.file, fresh, as_json=args.json)
 
 
 def _list(args: argparse.Namespace) -> int:
-    entries = [_public(entry) for entry in _load(args.keys).keys]
+    file = parse_yaml(KeyFile, read(args.keys), name=args.keys.name)
+    entries = [public(entry) for entry in file.keys]
     if args.json:
         print(json.dumps(entries))
         return 0
@@ -85,44 +72,58 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rotate(args: argparse.Namespace) -> int:
+    if not 0 <= args.hours <= 24 * 90:
+        raise ConfigError("api-key-invalid", f"{args.hours} hours, between 0 and {24 * 90}")
+    overlap = timedelta(hours=args.hours)
+    with locked(args.keys):
+        ring = _ring(args.keys, _pepper(args.pepper))
+        fresh = fresh_key(ring.file)
+        after = ring.rotate(args.id, fresh, now=_now(), overlap=overlap)
+        write(args.keys, after.file)
+    return _show(after.file, fresh, as_json=args.json)
+
+
 def _revoke(args: argparse.Namespace) -> int:
-    file = _load(args.keys)
-    kept = tuple(entry for entry in file.keys if entry.id != args.id)
-    if len(kept) == len(file.keys):
-        raise ConfigError("api-key-unknown", f"none of {len(kept)} keys has this id")
-    _save(args.keys, kept)
+    with locked(args.keys):
+        after = _ring(args.keys, _pepper(args.pepper)).revoke(args.id)
+        write(args.keys, after.file)
+    left = len(after.file.keys)
     if args.json:
-        print(json.dumps({"revoked": args.id, "keys": len(kept)}))
+        print(json.dumps({"revoked": args.id, "keys": left}))
     else:
-        print(f"revoked {args.id}; {len(kept)} keys are left", file=sys.stderr)
+        print(f"revoked {args.id}; {left} keys are left", file=sys.stderr)
     return 0
 
 
-def _random_id() -> str:
-    return "".join(secrets.choice(_ID) for _ in range(8))
+def _show(file: KeyFile, fresh: FreshKey, *, as_json: bool) -> int:
+    entry = file.entry(fresh.id)
+    key = fresh.text().reveal()
+    if as_json:
+        print(json.dumps({**public(entry), "key": key}))
+        return 0
+    print(key)
+    print(f"key {entry.id} of {entry.tenant} until {entry.expires}", file=sys.stderr)
+    print("it is not shown again; the file holds only its HMAC", file=sys.stderr)
+    return 0
 
 
-def _public(entry: KeyEntry) -> dict[str, str]:
-    return {
-        "id": entry.id,
-        "tenant": entry.tenant,
-        "created": entry.created,
-        "expires": entry.expires,
-    }
+def public(entry: KeyEntry) -> dict[str, str]:
+    """Return what anyone with the file may know of a key."""
+    return {name: value for name, value in entry.model_dump().items() if name != "tag"}
 
 
-def _load(path: Path) -> KeyFile:
-    return parse_yaml(KeyFile, _bytes(path), name=path.name)
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
 
 
-def _bytes(path: Path) -> bytes:
+def _ring(path: Path, pepper: Confidential[bytes]) -> KeyRing:
+    return KeyRing.load(read(path), pepper, name=path.name)
+
+
+def _pepper(path: Path) -> Confidential[bytes]:
     try:
         with path.open("rb") as stream:
-            return stream.read(MAX_JSON + 1)
+            return Confidential(stream.read(_MAX_PEPPER))
     except OSError as error:
-        raise ConfigError("api-keys-missing", f"{path}: {error.strerror}") from None
-
-
-def _save(path: Path, entries: tuple[KeyEntry, ...]) -> None:
-    document = {"version": 1, "keys": [entry.model_dump() for entry in entries]}
-    write(path, yaml.safe_dump(document, sort_keys=False).encode())
+        raise ConfigError("api-key-pepper", f"{path.name}: {error.strerror}") from None
