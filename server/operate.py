@@ -11,6 +11,7 @@ from server.listener import Address, listening
 from server.operator import Identify, create_operator_app, identify_by
 from server.ready import Ready
 from server.settings import Settings
+from server.telemetry.service import Telemetry
 from server.tls import ClientAuthority, TlsIdentity, server_context
 
 
@@ -23,7 +24,12 @@ def operator_login(settings: Settings) -> Identify | None:
 
 @contextlib.asynccontextmanager
 async def operator_listening(
-    settings: Settings, identify: Identify, *, ready: Ready, identity: TlsIdentity
+    settings: Settings,
+    identify: Identify,
+    *,
+    ready: Ready,
+    identity: TlsIdentity,
+    telemetry: Telemetry,
 ) -> AsyncIterator[Address]:
     """Serve operators inside the block and yield where.
 
@@ -34,7 +40,7 @@ async def operator_listening(
         raise ConfigError("config-invalid", "no operator section")
     authority = settings.trust["operator.login"] if operator.login.kind == "mtls" else None
     clients = None if authority is None else ClientAuthority(authority, required=True)
-    app = create_operator_app(ready, identify, table=operator_table(ready))
+    app = create_operator_app(ready, identify, table=operator_table(ready, telemetry))
     async with contextlib.AsyncExitStack() as stack:
         address = Address(operator.host, operator.port)
         try:

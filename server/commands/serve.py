@@ -47,12 +47,13 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    from server.app import create_app
+    from server.app import create_app, public_routes
     from server.audit import LogAudit
     from server.boot import boot
     from server.listener import Address, serve, stop_on_signals
     from server.logs import quiet_loop
     from server.operate import operator_listening, operator_login
+    from server.telemetry.service import telemetry
 
     quiet_loop(asyncio.get_running_loop())
     _cancel_on_signals()
@@ -65,17 +66,30 @@ async def _serve(settings: Settings) -> int:
     ):
         stop = asyncio.Event()
         stop_on_signals(stop)
+        counted = telemetry(
+            settings.file.telemetry,
+            booted.ready,
+            routes=public_routes(booted.ready),
+            certificate_expires=booted.identity.expires,
+            simulated=settings.file.profile == "simulated",
+            authority=settings.trust.get("telemetry.otlp"),
+        )
+        await stack.enter_async_context(counted.pushing())
         watching = asyncio.create_task(_stop_with_engine(booted.engine_ended(), stop))
         try:
             # opened first and closed last, so that operators can watch the drain
             if login is not None:
                 operators = operator_listening(
-                    settings, login, ready=booted.ready, identity=booted.identity
+                    settings,
+                    login,
+                    ready=booted.ready,
+                    identity=booted.identity,
+                    telemetry=counted,
                 )
                 found = await stack.enter_async_context(operators)
                 _say(f"operators on https://{found.host}:{found.port}")
             await serve(
-                create_app(booted.ready),
+                create_app(counted.observed()),
                 address,
                 identity=booted.identity,
                 limits=booted.ready.limits,

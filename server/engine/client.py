@@ -83,6 +83,16 @@ class EngineClient:
         except _FAILURES:
             return False
 
+    async def metrics(self) -> bytes:
+        """Return what `GET /metrics` answers; raise `EngineBroken` when that is not 200."""
+        async with (
+            _broken_from_anything(),
+            self._opened().get("/metrics", allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise EngineBroken
+            return (await _whole(response)).reveal()
+
     @contextlib.asynccontextmanager
     async def _post(
         self, path: str, body: Confidential[bytes]

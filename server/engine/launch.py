@@ -136,6 +136,8 @@ class EngineSpec:
     """The parent of all engines' directories; the engine sees only its own in it."""
     hidden: tuple[str, ...] = field(default=TRUSTED_DEVICES, kw_only=True)
     """Paths that the engine must not reach."""
+    counts: bool = field(default=False, kw_only=True)
+    """Whether vLLM keeps the numbers that `/metrics` shows."""
 
     def __post_init__(self) -> None:
         places = (self.python, self.directory, self.sealed, self.run_directory)
@@ -234,7 +236,7 @@ def argv(spec: EngineSpec) -> tuple[str, ...]:
         "--disable-uvicorn-access-log",
         *("--uvicorn-log-level", "warning"),
         "--disable-fastapi-docs",
-        "--disable-log-stats",
+        *(() if spec.counts else ("--disable-log-stats",)),
         *("--fingerprint-mode", "none"),
         *("--shutdown-timeout", str(SHUTDOWN_SECONDS)),
         *(("--enforce-eager",) if spec.device == "cpu" else ()),

@@ -52,6 +52,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def metrics(self) -> bytes:
+        """Return the engine's metrics as Prometheus' text; raise `EngineBroken`."""
+        ...
+
 
 def reason(body: Confidential[bytes]) -> str | None:
     """Return why the engine refused, if its error body names one of `REASONS`."""

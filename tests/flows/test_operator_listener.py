@@ -16,25 +16,20 @@ from attestation.errors import ConfigError
 from server.access import OperatorCertificates, OperatorTokens
 from server.app import operator_table
 from server.listener import Address, listening
-from server.onion import respond
-from server.operator import OperatorRoute, create_operator_app, identify_by
+from server.operator import create_operator_app, identify_by
 from server.tls import ClientAuthority, server_context
-from tests.gateway_kit import prepared
+from tests.gateway_kit import counted, prepared
 from tests.logins import AUDIENCE, ISSUER, Authority, Provider, with_certificate
 
 NOW = datetime.now(UTC)
 STATUS, METRICS = "/v1/admin/status", "/metrics"
 
 
-async def numbers(scope, receive, send):
-    await respond(send, 200, b"up 1\n", media=b"text/plain")
-
-
 @contextlib.asynccontextmanager
 async def operated(login, trusted, *, clock=lambda: NOW):
     gateway = prepared()
     gateway.ready = replace(gateway.ready, clock=clock)
-    table = (*operator_table(gateway.ready), OperatorRoute("GET", METRICS, "metrics", numbers))
+    table = operator_table(gateway.ready, counted(gateway))
     app = create_operator_app(gateway.ready, identify_by(login, trusted), table=table)
     mutual = ClientAuthority(trusted, required=True) if login.kind == "mtls" else None
     context = server_context(gateway.identity, mutual)

@@ -1,0 +1,1 @@
+"""Telemetry: numbers, spans and log events that are rebuilt from closed lists before they leave."""
