@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import ssl
 import threading
@@ -34,6 +35,8 @@ from attestation.verifier import Verifier
 
 Clock = Callable[[], datetime]
 
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_ADDRESS = re.compile(r"[0-9.]+|.*:.*")
 _TIMEOUT = httpx2.Timeout(600, connect=5)
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 
@@ -63,6 +66,9 @@ class RelyingParty:
     """Collateral to use instead of what the service staples to its report."""
     timeout_s: float = 30
     """Seconds the service has to deliver a report."""
+    affinity: str = ""
+    """An opaque label that TLS sends in the clear, before the host's name: a blind load balancer
+    keeps by it one client on one replica. Random, and of no meaning to anybody."""
 
     def __post_init__(self) -> None:
         self.policy.require_signature()
@@ -78,11 +84,27 @@ class RelyingParty:
             or url.path.rstrip("/") not in {"", "/v1"}
         ):
             raise ConfigError("service-url", "the service URL is not https://host[:port][/v1]")
+        if self.affinity and not _LABEL.fullmatch(self.affinity):
+            raise ConfigError("service-affinity", "affinity is not 1 to 40 of a-z, 0-9 and hyphens")
+
+    @property
+    def server_name(self) -> str:
+        """Return what TLS sends as the name of the server; empty for the URL's own host."""
+        if not self.affinity:
+            return ""
+        host = httpx2.URL(self.url).raw_host.decode("ascii").lower()
+        return self.affinity if _ADDRESS.fullmatch(host) else f"{self.affinity}.{host}"
 
     @property
     def origin(self) -> str:
         """`host[:port]` that is attested, in lower case and IDNA; 443 is left out."""
         return _origin(httpx2.URL(self.url))
+
+    def admit(self, request: httpx2.Request) -> None:
+        """Let a request go, to the attested host only and under the name that keeps a replica."""
+        self.check_origin(request.url)
+        if self.server_name:
+            request.extensions["sni_hostname"] = self.server_name
 
     def check_origin(self, url: httpx2.URL) -> None:
         """Raise `NotAuthentic` `other-origin` unless `url` is on the attested host."""
@@ -95,7 +117,12 @@ class RelyingParty:
         Raises a `Refusal` when the service is not affirmed; no prompt was sent then.
         """
         challenge = nonce(secrets.token_bytes(32))
-        fetched = fetch_report(f"https://{self.origin}", nonce=challenge, timeout_s=self.timeout_s)
+        fetched = fetch_report(
+            f"https://{self.origin}",
+            nonce=challenge,
+            timeout_s=self.timeout_s,
+            server_name=self.server_name,
+        )
         report = Report.parse(fetched.report)
         now = self.clock()
         result = Verifier(self.policy).verify(
@@ -149,7 +176,7 @@ class AttestedTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; raises `NotAuthentic` `other-origin` for another host."""
-        self._party.check_origin(request.url)
+        self._party.admit(request)
         pool = self._pool(stale=None)
         try:
             return self._send(request, pool)
@@ -194,7 +221,7 @@ class AsyncAttestedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; raises `NotAuthentic` `other-origin` for another host."""
-        self._party.check_origin(request.url)
+        self._party.admit(request)
         pool = await self._pool(stale=None)
         try:
             return await self._send(request, pool)
@@ -245,26 +272,28 @@ def _looped(session: Session) -> _Looped:
 
 
 def attested_client(
-    url: str, policy: Policy, *, endorsements: Endorsements | None = None
+    url: str, policy: Policy, *, endorsements: Endorsements | None = None, affinity: str = ""
 ) -> httpx2.Client:
     """Verify the service at `url` under `policy` and return a client for it.
 
     Hand it to the SDK: `OpenAI(base_url=url + "/v1", http_client=attested_client(url, policy))`.
     Raises a `Refusal` when the service does not verify, `ConfigError` for a wrong URL. What fails
     later reaches the caller as `openai.APIConnectionError` whose `__cause__` is the `Refusal`.
-    Proxies of the environment are not used. The SDK's WebSockets do not pass through this client.
+    Proxies of the environment are not used. `affinity` is an opaque label by which a load balancer
+    that sees no content may keep this client, and its prefix cache, on one replica. The SDK's
+    WebSockets do not pass through this client.
     """
-    party = RelyingParty(url, policy, endorsements=endorsements)
+    party = RelyingParty(url, policy, endorsements=endorsements, affinity=affinity)
     return httpx2.Client(transport=AttestedTransport(party), trust_env=False, timeout=_TIMEOUT)
 
 
 def attested_async_client(
-    url: str, policy: Policy, *, endorsements: Endorsements | None = None
+    url: str, policy: Policy, *, endorsements: Endorsements | None = None, affinity: str = ""
 ) -> httpx2.AsyncClient:
     """Do as `attested_client`, for `AsyncOpenAI`.
 
     Returns when the service is verified; inside a running loop, call it in a thread.
     """
-    party = RelyingParty(url, policy, endorsements=endorsements)
+    party = RelyingParty(url, policy, endorsements=endorsements, affinity=affinity)
     transport = AsyncAttestedTransport(party)
     return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)

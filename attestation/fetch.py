@@ -30,16 +30,20 @@ class Fetched:
     """SHA-256 of the peer's SubjectPublicKeyInfo."""
 
 
-def fetch_report(url: str, *, nonce: Nonce, timeout_s: float = 30) -> Fetched:
+def fetch_report(
+    url: str, *, nonce: Nonce, timeout_s: float = 30, server_name: str = ""
+) -> Fetched:
     """GET `/v1/attestation/report` of the service at `url`, asking for evidence over `nonce`.
 
     No certificate authority is consulted: the certificate is not trusted, its key is captured, and
     whoever appraises the report compares that key with the one the quote commits to. Redirects are
     not followed, proxies are not used, at most 4 MiB are read within `timeout_s` of connecting.
+    `server_name` is sent as TLS server name instead of the URL's host.
     Raises `Undecidable` `service-unreachable` or `report-unavailable`, `Malformed` `too-large`.
     """
     host, port = _address(url)
-    connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=_context())
+    context = _context(server_name)
+    connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
     try:
         connection.connect()
         certificate = _peer_certificate(connection, deadline=time.monotonic() + timeout_s)
@@ -69,8 +73,20 @@ def _address(url: str) -> tuple[str, int]:
     return host, port
 
 
-def _context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+class _Named(ssl.SSLContext):
+    """A context that sends one server name whatever host is connected to."""
+
+    server_name: str
+
+    def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
+        if self.server_name:
+            options["server_hostname"] = self.server_name
+        return super().wrap_socket(sock, *args, **options)
+
+
+def _context(server_name: str) -> ssl.SSLContext:
+    context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+    context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the attested key decides, not a certificate authority

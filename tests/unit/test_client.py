@@ -45,6 +45,33 @@ def test_a_service_has_one_origin_however_its_url_is_spelled(url, origin):
 
 
 @pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://LLM.example:8443/v1", "k3f9.llm.example"),
+        ("https://127.0.0.1:8443", "k3f9"),
+        ("https://[::1]:8443", "k3f9"),
+        ("https://bücher.example", "k3f9.xn--bcher-kva.example"),
+    ],
+)
+def test_a_label_is_sent_before_the_host_s_name(url, name):
+    request = httpx2.Request("POST", url)
+    RelyingParty(url, policy(), affinity="k3f9").admit(request)
+    assert request.extensions["sni_hostname"] == name
+
+
+def test_without_a_label_tls_names_the_host():
+    request = httpx2.Request("POST", "https://llm.example")
+    RelyingParty("https://llm.example", policy()).admit(request)
+    assert "sni_hostname" not in request.extensions
+
+
+@pytest.mark.parametrize("label", ["a.b", "A", "-a", "a-", "a" * 41, "ä", " ", "a\n"])
+def test_a_label_is_a_dns_label(label):
+    with pytest.raises(ConfigError, match="affinity"):
+        RelyingParty("https://llm.example", policy(), affinity=label)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "http://service.example",
