@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.commands import apikey, doctor, measure, serve
+from server.commands import apikey, doctor, measure, prove, serve
 
-FAMILIES = (serve.register, doctor.register, measure.register, apikey.register)
+FAMILIES = (serve.register, doctor.register, measure.register, prove.register, apikey.register)
 """What the gateway adds to the auditor's commands."""

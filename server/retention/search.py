@@ -6,14 +6,26 @@ counts: "nothing found" is worth what was read.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _CHUNK = 1024 * 1024
+_PACKED: tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...] = (
+    (b"\x1f\x8b\x08", lambda stream: gzip.GzipFile(fileobj=stream)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+)
+_OPAQUE = (b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"LPKSHHRH")
+"""How Zstandard, LZ4 and the journal of systemd begin, which packs long fields."""
+_LONGEST_MAGIC = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,17 @@ class Searched:
         )
 
 
+def joined(parts: Iterable[Searched]) -> Searched:
+    """Join what any number of searches did."""
+    listed = tuple(parts)
+    return Searched(
+        tuple(found for part in listed for found in part.found),
+        tuple(where for part in listed for where in part.unread),
+        sum(part.places for part in listed),
+        sum(part.size for part in listed),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Looks for `needles`, a name for each, wherever it is told to."""
@@ -62,17 +85,22 @@ class Search:
         where = where or str(path)
         try:
             with path.open("rb") as stream:
-                return self._stream(where, stream)
+                searched = self._stream(where, stream)
+                stream.seek(0)
+                return searched + self._unpacked(where, stream)
         except FileNotFoundError:
             return Searched()
         except OSError:
             return Searched(unread=(where,))
 
-    def tree(self, directory: Path, *, since: int = 0) -> Searched:
+    def tree(
+        self, directory: Path, *, since: int = 0, device: int | None = None, deep: bool = True
+    ) -> Searched:
         """Search the files below `directory`, their names, and the targets of links.
 
         `since` is nanoseconds since the epoch; a file that did not change after is not opened.
-        Devices, sockets and pipes keep nothing. Links are not followed.
+        With `device`, only directories on it are entered, without `deep` none. Sockets, pipes and
+        devices keep nothing. Links are not followed.
         """
         parts: list[Searched] = []
         pending = [str(directory)]
@@ -89,15 +117,11 @@ class Search:
             parts.append(self._names(entries))
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+                    if deep and device in (None, _device(entry)):
+                        pending.append(entry.path)
                 elif entry.is_symlink() or _changed_since(entry, since):
                     parts.append(self._entry(entry))
-        return Searched(
-            tuple(found for part in parts for found in part.found),
-            tuple(where for part in parts for where in part.unread),
-            sum(part.places for part in parts),
-            sum(part.size for part in parts),
-        )
+        return joined(parts)
 
     def process(self, pid: int) -> Searched:
         """Search the environment, the command line and the open, writable files of a process.
@@ -117,6 +141,20 @@ class Search:
         for path in descriptors:
             searched += self._descriptor(path, base / "fdinfo" / path.name)
         return searched
+
+    def _unpacked(self, where: str, stream: BinaryIO) -> Searched:
+        """Search what a packed file holds; a log that was rotated is often packed."""
+        head = stream.read(_LONGEST_MAGIC)
+        if head.startswith(_OPAQUE):
+            return Searched(unread=(f"{where}: packed in a way that is not opened here",))
+        for magic, unpack in _PACKED:
+            if head.startswith(magic):
+                stream.seek(0)
+                try:
+                    return self._stream(f"{where}, unpacked", unpack(stream))
+                except (EOFError, OSError, lzma.LZMAError, zlib.error):
+                    return Searched(unread=(f"{where}: packed, and damaged or still written",))
+        return Searched()
 
     def _names(self, entries: Sequence[os.DirEntry[str]]) -> Searched:
         """Search the names of a directory; all at once, for hardly ever is there one to report."""
@@ -195,6 +233,13 @@ def _changed_since(entry: os.DirEntry[str], since: int) -> bool:
     if status.st_nlink > 1:  # another link to it, as package installers make, is no new content
         return status.st_mtime_ns >= since
     return max(status.st_mtime_ns, status.st_ctime_ns) >= since  # a copy can keep the older mtime
+
+
+def _device(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_dev
+    except OSError:
+        return -1
 
 
 def _writable(information: Path) -> bool:

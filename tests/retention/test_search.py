@@ -1,8 +1,11 @@
 """The search for canaries finds one that was planted, in every sink and every spelling."""
 
 import base64
+import bz2
+import gzip
 import html
 import json
+import lzma
 import os
 import sqlite3
 import struct
@@ -140,6 +143,32 @@ def test_a_canary_across_two_reads_is_found(tmp_path, offset):
         data = bytes(reads * chunk + offset) + CANARY.encode() + bytes(chunk)
         (tmp_path / "file").write_bytes(data)
         assert parts("as is") == names(SEARCH.tree(tmp_path))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_canary_in_a_packed_file_is_found(tmp_path, pack):
+    packed = pack(b"a line\n" * 1000 + CANARY.encode())
+    (tmp_path / "log.1").write_bytes(packed)
+    searched = SEARCH.tree(tmp_path)
+    assert parts("as is") == names(searched)
+    assert searched.unread == ()
+    (tmp_path / "log.1").write_bytes(packed[:-20])
+    assert SEARCH.tree(tmp_path).unread
+
+
+@pytest.mark.parametrize("head", [b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"LPKSHHRH"])
+def test_a_file_packed_in_another_way_is_not_called_read(tmp_path, head):
+    (tmp_path / "log").write_bytes(head + bytes(100))
+    assert len(SEARCH.tree(tmp_path).unread) == 1
+
+
+def test_a_search_can_stay_on_top_or_on_one_device(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/file").write_text(CANARY)
+    assert not SEARCH.tree(tmp_path, deep=False).found
+    device = tmp_path.stat().st_dev
+    assert SEARCH.tree(tmp_path, device=device).found
+    assert not SEARCH.tree(tmp_path, device=device + 1).found
 
 
 def test_a_canary_in_a_database_and_in_its_log_is_found(tmp_path):

@@ -1,0 +1,55 @@
+"""Answers in; what they repeat of what was sent, where only a model's own words may, out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from server.retention.asking import Asked
+from server.retention.canary import Canaries
+from server.retention.search import Search, Searched, joined
+from server.retention.senders import Answered
+
+_WORDS = ("choices",)
+"""Members of an answer that hold what the model said."""
+
+
+def search_answers(search: Search, asked: Asked, canaries: Canaries) -> Searched:
+    """Search headers, errors, what is not the model's words, and words of somebody else."""
+    parts = [search.text("answers to what is no HTTP", asked.babble)]
+    for answer in asked.everything:
+        where = f"answer to {answer.sent.position or answer.sent.path}"
+        parts.append(search.text(f"headers of the {where}", answer.headers.encode()))
+        if answer.status >= 400:
+            parts.append(search.text(where, answer.body))
+        else:
+            parts += _whole(search, answer, canaries, where=where)
+    return joined(parts)
+
+
+def _whole(
+    search: Search, answer: Answered, canaries: Canaries, *, where: str
+) -> Iterator[Searched]:
+    own = canaries.at(answer.sent.position).encode()
+    yield search.text(f"another's words in the {where}", answer.body.replace(own, b""))
+    for document in _documents(answer.body):
+        rest = json.dumps(_without_words(document)).encode()
+        yield search.text(f"beside the words of the {where}", rest)
+
+
+def _documents(body: bytes) -> Iterator[object]:
+    """Yield the JSON of an answer or of the events of a stream, which may have been cut."""
+    lines = body.splitlines() if body.startswith(b"data:") else [b"data: " + body]
+    for line in lines:
+        text = line.removeprefix(b"data: ")
+        if text.startswith((b"{", b"[{")):
+            try:
+                yield json.loads(text)
+            except ValueError:  # broken off here; as another's words it is searched in full
+                continue
+
+
+def _without_words(document: object) -> object:
+    if not isinstance(document, dict):
+        return document
+    return {name: None if name in _WORDS else value for name, value in document.items()}

@@ -1,0 +1,64 @@
+"""An engine in the middle of answers in; the same engine crashed, and what its clients got, out.
+
+Only for whoever may end the processes of a service on its own machine; it serves nothing for this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable
+
+from server.retention.asking import Asked
+from server.retention.places import family
+from server.retention.search import processes_below
+from server.retention.senders import Answered, Sender, endless
+from server.retention.vectors import Writer
+
+_AT_ONCE = 4
+_GENERATING_SECONDS = 1.0
+"""Long enough for the first tokens, too short for a context."""
+_ENDING_SECONDS = 60
+
+
+def crash(sender: Sender, writer: Writer, *, pids: Iterable[int]) -> Asked:
+    """Abort the processes of the engines below `pids` while they answer canaries.
+
+    SIGABRT is what an assertion or a fault of the driver comes to: where dumps are possible, the
+    kernel dumps the memory then. Requests that ended before are named as not provoked.
+    """
+    roots = tuple(pids)
+    requests = [endless(writer, f"crashed {number}", range(600)) for number in range(_AT_ONCE)]
+    aborting = threading.Timer(_GENERATING_SECONDS, _abort, (roots,))
+    aborting.start()
+    answers = sender.beside(requests)
+    aborting.join()
+    _wait_for_the_end(roots)
+    missed = ("a crash during an answer: all of them ended before",) if _whole(answers) else ()
+    return Asked(tuple(answers), (), b"", missed)
+
+
+def leaves(roots: Iterable[int]) -> frozenset[int]:
+    """Return the processes that start no others: the workers and cores of engines."""
+    tops = frozenset(roots)
+    return frozenset(pid for pid in family(tops) - tops if processes_below(pid) == {pid})
+
+
+def _abort(roots: tuple[int, ...]) -> None:
+    for pid in leaves(roots):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGABRT)
+
+
+def _wait_for_the_end(roots: tuple[int, ...]) -> None:
+    """Return once the engines are gone, with all that their ends print and clean up."""
+    ends = time.monotonic() + _ENDING_SECONDS
+    while leaves(roots) and time.monotonic() < ends:
+        time.sleep(0.2)
+
+
+def _whole(answers: Iterable[Answered]) -> bool:
+    return all(b"data: [DONE]" in answer.body for answer in answers)
