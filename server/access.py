@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from attestation.codec import Document
 from attestation.keyset import Name
@@ -64,3 +64,39 @@ class TenantSettings(Document):
     """Prompt and answer together, as OpenAI counts them."""
     concurrent_requests: Annotated[int, Field(ge=1, le=65_536)]
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+class ClientTokens(Document):
+    """Clients may send a JWT of an identity provider in place of an API key."""
+
+    jwks: FilePath
+    """The provider's keys (RFC 7517); measured, because who writes them can be any tenant.
+
+    Several may be listed: publish the next key here before the provider signs with it.
+    """
+    issuer: Short
+    audience: Short
+    tenant_claim: Claim
+    tenants: Annotated[dict[Short, Tenant], Field(min_length=1)]
+    """Value of the claim -> tenant."""
+
+
+class ClientCertificates(Document):
+    """Clients may prove to hold a TLS certificate in place of an API key."""
+
+    ca: FilePath
+    """PEM certificates that client certificates must lead to; measured."""
+    tenants: Annotated[dict[CertificateName, Tenant], Field(min_length=1)]
+
+
+class ClientSettings(Document):
+    """How clients may log in beside API keys."""
+
+    tokens: ClientTokens | None = None
+    certificates: ClientCertificates | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> ClientSettings:
+        if self.tokens is None and self.certificates is None:
+            raise ValueError("clients needs tokens or certificates; leave the section out for none")
+        return self

@@ -21,7 +21,7 @@ def create_app(ready: Ready) -> ASGIApp:
     limits = ready.limits
     app: ASGIApp = router(ready)
     app = Quota(app, ready.quotas)
-    app = Authentication(app, ready.keys, ready.clock, OPEN)
+    app = Authentication(app, ready.keys, ready.logins, ready.clock, OPEN)
     app = Intake(app, limits.body_bytes, limits.read_seconds)
     app = Audit(app, ready.audit, ready.clock)
     return Errors(app)

@@ -21,10 +21,11 @@ _NOBODY = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, as far as an API key tells."""
+    """Who sent a request, as far as an API key, a token or a certificate tells."""
 
     tenant: str
-    key_id: str
+    key_id: str | None
+    """Id of the API key, or how the settings list the certificate; None for a token."""
 
 
 class Keys(Protocol):

@@ -42,6 +42,7 @@ from server.engine.supervisor import EngineSupervisor
 from server.golden import check
 from server.keyagent import KeyAgent
 from server.keyfile import ApiKeyFile
+from server.logins import ClientLogins
 from server.measure import measure, runtime_events
 from server.packages import open_packages, signer
 from server.posture import posture
@@ -80,6 +81,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
     Raises a `Refusal` or `ConfigError` whose code names the step that failed.
     """
     with _run_directory(settings) as run_directory:
+        logins = ClientLogins.of(settings)
         packages = open_packages(settings)
         manifests = {name: package.manifest.digest for name, package in packages.items()}
         attester = Attester.of(settings, clock=clock)
@@ -107,6 +109,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
             ready = Ready(
                 models=models,
                 keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
+                logins=logins,
                 keyset=keyset,
                 report=_Reporter(attester, keyset, settings.endorser(clock=clock)).report,
                 limits=settings.file.limits,

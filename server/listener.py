@@ -20,7 +20,7 @@ from server.admission import Admission
 from server.certificates import CLIENT_CERTIFICATE
 from server.errors import BadRequest
 from server.settings import LimitSettings
-from server.tls import TlsIdentity, server_context
+from server.tls import ClientAuthority, TlsIdentity, server_context
 
 MAX_HEADER_BYTES = 32 * 1024
 """Request line and headers together; the parser itself has no bound."""
@@ -92,6 +92,7 @@ async def serve(
     address: Address,
     *,
     identity: TlsIdentity,
+    clients: ClientAuthority | None,
     limits: LimitSettings,
     admission: Admission,
     started: Callable[[int], None],
@@ -104,7 +105,7 @@ async def serve(
     `started` is called once with the bound port, when connections are accepted. Raises `OSError`
     when the address cannot be bound.
     """
-    async with listening(app, address, context=server_context(identity)) as port:
+    async with listening(app, address, context=server_context(identity, clients)) as port:
         started(port.port)
         stopping = asyncio.ensure_future(stop.wait())
         try:

@@ -21,6 +21,7 @@ from server.auth import Keys
 from server.disconnect import ClientGone
 from server.errors import Bug, Rejected, TooLarge, TooSlow, Unavailable
 from server.exchange import Exchange
+from server.logins import ClientLogins
 from server.quota import Quotas
 from server.ready import Clock
 
@@ -203,17 +204,18 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Ask for an API key on every path that is not open; a new route is closed by default."""
+    """Ask who calls on every path that is not open; a new route is closed by default."""
 
     app: ASGIApp
     keys: Keys
+    logins: ClientLogins
     clock: Clock
     open: frozenset[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Note the caller, or raise `Unauthenticated`."""
         if scope["path"] not in self.open:
-            caller = self.keys.authenticate(_authorization(scope), self.clock())
+            caller = self.logins.caller(scope, keys=self.keys, now=self.clock())
             seen = exchange.of(scope)
             seen.tenant, seen.key_id = caller.tenant, caller.key_id
         await self.app(scope, receive, send)
@@ -286,12 +288,6 @@ def _error_headers(refusal: Rejected) -> tuple[tuple[bytes, bytes], ...]:
     if refusal.allow is not None:
         headers += ((b"allow", refusal.allow.encode()),)
     return headers
-
-
-def _authorization(scope: Scope) -> bytes | None:
-    found = [value for name, value in scope["headers"] if name == b"authorization"]
-    # two headers would let a proxy and this server disagree about who asks
-    return found[0] if len(found) == 1 else None
 
 
 def _content_length(scope: Scope) -> int:

@@ -13,6 +13,7 @@ from server.admission import Admission
 from server.audit import AuditSink
 from server.auth import Keys
 from server.engine.protocol import Engine
+from server.logins import ClientLogins
 from server.quota import Quotas
 from server.settings import LimitSettings
 
@@ -36,6 +37,7 @@ class Ready:
 
     models: Mapping[str, ServedModel]
     keys: Keys
+    logins: ClientLogins
     keyset: Keyset
     report: Callable[[Nonce], Awaitable[bytes]]
     """Collects fresh evidence for a client's nonce; may raise `attestation.errors.Refusal`."""

@@ -15,7 +15,7 @@ from attestation.errors import ConfigError
 from attestation.keyset import Line, Name
 from attestation.pccs import Clock
 from attestation.types import Digest
-from server.access import OperatorSettings, Tenant, TenantSettings
+from server.access import ClientSettings, OperatorSettings, Tenant, TenantSettings
 from server.telemetry.settings import TelemetrySettings
 
 ResourcePath = Annotated[
@@ -172,6 +172,8 @@ class SettingsFile(Document):
     run_directory: FilePath
     posture: PostureSettings
     limits: LimitSettings
+    clients: ClientSettings | None = None
+    """Absent: clients log in with API keys alone."""
     tenants: Annotated[dict[Tenant, TenantSettings], Field(min_length=1)] | None = None
     """Absent: each tenant of the key file may ask what `limits` allow all together."""
     operator: OperatorSettings | None = None
@@ -187,7 +189,14 @@ class SettingsFile(Document):
                     raise ValueError(f"tenant {name} names a model that is not served")
                 if tenant.tokens_per_minute < self.models[model].engine.max_model_len:
                     raise ValueError(f"tenant {name} has fewer tokens a minute than one context")
+        unlisted = self._logged_in() - (self.tenants or {}).keys()
+        if self.tenants is not None and unlisted:
+            raise ValueError(f"clients log in as {len(unlisted)} tenants that are not listed")
         return self
+
+    def _logged_in(self) -> set[str]:
+        ways = () if self.clients is None else (self.clients.tokens, self.clients.certificates)
+        return {tenant for way in ways if way is not None for tenant in way.tenants.values()}
 
     @model_validator(mode="after")
     def _production_is_real(self) -> SettingsFile:
@@ -234,6 +243,11 @@ class Settings:
             named["operator.login"] = login.ca if login.kind == "mtls" else login.jwks
         if file.telemetry is not None and file.telemetry.otlp is not None:
             named["telemetry.otlp"] = file.telemetry.otlp.ca
+        if (clients := file.clients) is not None:
+            if clients.tokens is not None:
+                named["clients.tokens"] = clients.tokens.jwks
+            if clients.certificates is not None:
+                named["clients.certificates"] = clients.certificates.ca
         named |= {f"models.{name}.signer": model.signer for name, model in file.models.items()}
         trust = {name: _read(directory / named[name]) for name in sorted(named)}
         parts = [part for name, value in trust.items() for part in (name.encode(), value)]

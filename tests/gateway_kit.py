@@ -26,6 +26,7 @@ from server.audit import AUDIT_FIELDS, AuditEvent
 from server.auth import ApiKeys
 from server.engine.protocol import EngineAnswer, EngineBroken, EngineStatus
 from server.listener import Address, serve
+from server.logins import ClientLogins
 from server.quota import Quotas, Unmetered
 from server.ready import Ready, ServedModel
 from server.settings import LimitSettings
@@ -272,6 +273,7 @@ def prepared(
     reasoning: bool = False,
     device: str = "cpu",
     quotas: Quotas | None = None,
+    logins: ClientLogins | None = None,
     **changes: int,
 ) -> Gateway:
     """Return a gateway that does not run yet; `changes` are limits."""
@@ -287,6 +289,7 @@ def prepared(
     ready = Ready(
         models={MODEL: ServedModel(engine, device, reasoning, max_model_len=4096)},
         keys=loaded,
+        logins=logins or ClientLogins(),
         keyset=keyset(identity.spki),
         report=report or evidence,
         limits=bounds,
@@ -322,6 +325,7 @@ def running(gateway: Gateway) -> Iterator[Gateway]:
                 create_app(gateway.ready),
                 Address("127.0.0.1", 0),
                 identity=gateway.identity,
+                clients=gateway.ready.logins.certificates,
                 limits=gateway.ready.limits,
                 admission=admission,
                 started=bound,

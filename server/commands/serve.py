@@ -92,6 +92,7 @@ async def _serve(settings: Settings) -> int:
                 create_app(counted.observed()),
                 address,
                 identity=booted.identity,
+                clients=booted.ready.logins.certificates,
                 limits=booted.ready.limits,
                 admission=booted.ready.admission,
                 started=lambda port: _say(f"ready on https://{address.host}:{port}"),

@@ -211,3 +211,52 @@ def test_a_quota_that_could_serve_nobody_or_everybody_is_refused(deployment, fin
     with pytest.raises(ConfigError) as caught:
         Settings.load(deployment(EXAMPLE + TENANTS.replace(find, replace)))
     assert caught.value.code == "config-invalid"
+
+
+CLIENTS = """
+clients:
+  tokens:
+    jwks: ../.tacit/keys/jwks.json
+    issuer: https://idp.example
+    audience: tacit
+    tenant_claim: org
+    tenants: {"org-1": demo}
+  certificates:
+    ca: ../.tacit/keys/clients.pem
+    tenants: {"dns:app.example": demo}
+"""
+
+
+def test_what_clients_log_in_with_is_measured(deployment, tmp_path):
+    path = deployment(EXAMPLE + TENANTS + CLIENTS)
+    files = [tmp_path / ".tacit/keys" / name for name in ("jwks.json", "clients.pem")]
+    for file in files:
+        file.write_bytes(b"one")
+    digests = {str(Settings.load(path).digest)}
+    for file in files:
+        file.write_bytes(b"other")
+        digests.add(str(Settings.load(path).digest))
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("find", "replace"),
+    [
+        ('"org-1": demo', '"org-1": other'),
+        ('"dns:app.example": demo', '"dns:app.example": other'),
+        ('{"org-1": demo}', "{}"),
+        ("    issuer: https://idp.example\n", ""),
+        ("dns:app", "cn:app"),
+        ("tenant_claim: org", "tenant_claim: org\n    algorithms: [none]"),
+    ],
+)
+def test_a_login_that_names_nobody_or_too_much_is_refused(deployment, find, replace):
+    assert find in CLIENTS
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(deployment(EXAMPLE + TENANTS + CLIENTS.replace(find, replace)))
+    assert caught.value.code == "config-invalid"
+
+
+def test_a_section_of_no_logins_is_refused(deployment):
+    with pytest.raises(ConfigError):
+        Settings.load(deployment(EXAMPLE + "\nclients: {}\n"))
