@@ -17,6 +17,8 @@ from attestation.binding import KeysetBinding
 from attestation.checks import Facts
 from attestation.explain import Answer, printable
 from attestation.explain_gpu import gpu_words
+from attestation.gpu.claims import GpuClaims
+from attestation.gpu.report import Kind
 from attestation.policy import Policy
 from attestation.policy_file import stamp
 from attestation.report import Report
@@ -34,6 +36,7 @@ _SIGNS = {
     "bad": "M7 7l10 10M17 7L7 17",
     "unsure": "M12 6.5v7M12 17v.6",
 }
+_NOUNS = {Kind.GPU: "GPU", Kind.SWITCH: "switch"}
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _GROUPS = (
     ("root.", "Trust anchor"),
@@ -101,7 +104,8 @@ def page(answer: Answer, subject: Subject) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{_CONTENT_POLICY}">',
             '<meta name="referrer" content="no-referrer">',
             f"<title>{_e(title)}</title>",
-            f"<style>\n{_style()}</style>\n</head>\n<body>",
+            f"<style>\n{_style()}</style>\n</head>",
+            '<body class="mock">' if answer.simulated else "<body>",
             *_banner(answer),
             "<main>",
             *_top(subject),
@@ -181,8 +185,9 @@ def _cards(answer: Answer) -> Iterator[str]:
     if facts is None:
         if answer.gpu is not None:
             yield '<div class="cards">'
-            yield from _card("Device", [("Device", gpu_words((answer.gpu,)))])
+            yield from _card("Device", [_Row("Device", gpu_words((answer.gpu,)))])
             yield "</div>"
+            yield from _devices((answer.gpu,))
         return
     doubt = " (as claimed by a guest that was refused)" if answer.verdict == "refused" else ""
     yield f"<h2>Who answers, what runs, where the keys are, what is kept{doubt}</h2>"
@@ -192,62 +197,102 @@ def _cards(answer: Answer) -> Iterator[str]:
     yield from _card("Where", _where(facts))
     yield from _card("Keeps", _keeps(facts))
     yield "</div>"
+    yield from _devices(facts.gpu)
 
 
-def _card(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A line of a card: words to read, and a value to compare by eye with another."""
+
+    name: str
+    words: str = ""
+    value: str = ""
+
+    def html(self) -> str:
+        parts = [_e(self.words)] if self.words else []
+        if self.value:
+            parts.append(f"<code>{_e(self.value)}</code>")
+        return f"<dt>{_e(self.name)}</dt><dd>{'<br>'.join(parts)}</dd>"
+
+
+def _card(title: str, rows: Iterable[_Row]) -> Iterator[str]:
     yield f'<section class="card"><h3>{title}</h3><dl>'
-    yield from (f"<dt>{_e(name)}</dt><dd>{_value(value)}</dd>" for name, value in rows)
+    yield from (row.html() for row in rows)
     yield "</dl></section>"
 
 
-def _value(text: str) -> str:
-    """Set digests apart, so that they can be compared by eye."""
-    return f"<code>{_e(text)}</code>" if "sha256:" in text else _e(text)
-
-
-def _who(facts: Facts) -> Iterator[tuple[str, str]]:
+def _who(facts: Facts) -> Iterator[_Row]:
     tcb, platform = facts.tdx.tcb, facts.tdx.platform
-    yield "Hardware", "software TDX (simulated)" if facts.simulated else "Intel TDX, genuine"
-    yield "TCB status", f"{tcb.status.value} ({tcb.platform.date:%Y-%m-%d})"
-    yield "Advisories", ", ".join(tcb.advisories) or "none"
+    yield _Row("Hardware", "software TDX (simulated)" if facts.simulated else "Intel TDX, genuine")
+    yield _Row("TCB status", f"{tcb.status.value} ({tcb.platform.date:%Y-%m-%d})")
+    yield _Row("Advisories", ", ".join(tcb.advisories) or "none")
     for one in tcb.short:
-        yield "Behind newest", f"{one.what} at {one.present} of {one.newest}"
-    yield "Platform", f"FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}"
+        yield _Row("Behind newest", f"{one.what} at {one.present} of {one.newest}")
+    yield _Row("FMSPC", value=platform.fmspc.hex())
+    yield _Row("PPID", value=platform.ppid.hex())
     if facts.gpu:
-        yield "GPUs", gpu_words(facts.gpu)
+        yield _Row("GPUs", gpu_words(facts.gpu))
 
 
-def _what(facts: Facts, guest: str | None) -> Iterator[tuple[str, str]]:
+def _what(facts: Facts, guest: str | None) -> Iterator[_Row]:
     report = facts.tdx.report
     if guest is not None:
-        yield "Closest image", guest
-    yield "Firmware", f"MRTD {report.mrtd.hex()[:24]}…"
-    yield "Kernel", f"RTMR1 {report.rtmrs[1].hex()[:24]}…"
+        yield _Row("Closest image", guest)
+    yield _Row("Firmware", value=f"MRTD {report.mrtd.hex()[:24]}…")
+    yield _Row("Kernel", value=f"RTMR1 {report.rtmrs[1].hex()[:24]}…")
     for event in facts.runtime:
-        yield event.operation.capitalize()[:24], event.content[:300]
+        name, _, digest = event.content[:300].rpartition("=")
+        yield _Row(event.operation.capitalize()[:24], name, digest)
 
 
-def _where(facts: Facts) -> Iterator[tuple[str, str]]:
+def _where(facts: Facts) -> Iterator[_Row]:
     if isinstance(facts.binding, KeysetBinding):
         keyset = facts.binding.keyset
-        yield "TLS key", f"{keyset.tls_spki}; it exists only inside this guest"
-        yield "Keyset", str(keyset.digest)
-        yield "Nonce", facts.binding.nonce.hex()
+        yield _Row("TLS key", "exists only inside this guest", keyset.tls_spki)
+        yield _Row("Keyset", value=str(keyset.digest))
+        yield _Row("Nonce", value=facts.binding.nonce.hex())
     else:
-        yield "Binding", "nothing here ties the quote to a TLS key"
+        yield _Row("Binding", "nothing here ties the quote to a TLS key")
 
 
-def _keeps(facts: Facts) -> Iterator[tuple[str, str]]:
+def _keeps(facts: Facts) -> Iterator[_Row]:
     if not isinstance(facts.binding, KeysetBinding):
-        yield "Posture", "not stated"
+        yield _Row("Posture", "not stated")
         return
     posture = facts.binding.keyset.posture
-    yield "Retention", posture.retention
-    yield "Training", posture.training
-    yield "Operator", posture.operator
-    yield "Jurisdiction", posture.jurisdiction
-    yield "Engine", posture.engine
-    yield "Audit fields", ", ".join(posture.audit) or "none"
+    yield _Row("Retention", posture.retention)
+    yield _Row("Training", posture.training)
+    yield _Row("Operator", posture.operator)
+    yield _Row("Jurisdiction", posture.jurisdiction)
+    yield _Row("Engine", posture.engine)
+    yield _Row("Audit fields", ", ".join(posture.audit) or "none")
+
+
+def _devices(devices: tuple[GpuClaims, ...]) -> Iterator[str]:
+    if not devices:
+        return
+    yield "<h2>Each device, and how fresh NVIDIA&rsquo;s word about it is</h2>"
+    yield '<table class="devices"><thead><tr><th>Device</th><th>Runs</th><th>Measurements</th>'
+    yield "<th>NVIDIA&rsquo;s word</th></tr></thead><tbody>"
+    for device in devices:
+        state = "failed" if device.unmatched or device.missing else "passed"
+        what = f"{device.architecture.value} {_NOUNS[device.kind]}"
+        yield f'<tr class="{state}"><td>{_e(what)}'
+        yield f"<br><code>{_e(device.serial)}</code></td>"
+        runs = [f"mode {device.mode.value}", f"driver {device.driver}" if device.driver else ""]
+        runs.append(f"VBIOS {device.vbios}" if device.vbios else "")
+        yield f'<td data-name="runs">{"<br>".join(_e(word) for word in runs if word)}</td>'
+        held = device.compared - len(device.unmatched)
+        yield f'<td data-name="measurements">{held} of {device.compared} as released'
+        if device.unmatched:
+            yield f"<br>differing: {_e(', '.join(map(str, device.unmatched)))}"
+        yield '</td><td data-name="NVIDIA&rsquo;s word">'
+        words = [f"{item.id} until {item.expires:%Y-%m-%d}" for item in device.references]
+        issued = device.revocation
+        words.append("revocation unknown" if issued is None else f"not revoked, {stamp(issued)}")
+        words += [f"missing: {name}" for name in device.missing]
+        yield f"{'<br>'.join(_e(word) for word in words)}</td></tr>"
+    yield "</tbody></table>"
 
 
 def _checks(checks: tuple[Check, ...]) -> Iterator[str]:

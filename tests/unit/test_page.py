@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -18,6 +19,7 @@ from attestation.ear import TokenKey, result_claims
 from attestation.errors import NotAuthentic
 from attestation.explain import of_authentic, of_refusal, of_result
 from attestation.page import Subject, exhibits_of, page
+from attestation.policy_file import stamp
 from attestation.report import Report
 from attestation.tdx.eventlog import RuntimeEvent
 from attestation.types import Digest
@@ -32,6 +34,7 @@ from tests.appraisal_world import (
     policy_text,
     with_posture,
 )
+from tests.gpu_world import SINGLE, GpuWorld, single
 
 HOSTILE = "\"><script src=//evil.example/x></script><img src='http://evil.example/'>&\u202e\x1b[2J"
 FETCHING = {"src", "href", "srcset", "action", "formaction", "data", "poster", "background", "ping"}
@@ -152,6 +155,33 @@ def test_a_refusal_begins_with_what_failed_and_what_to_do():
         < text.index("Who answers")
     )
     assert "valid until" not in text
+
+
+def test_each_device_is_listed_with_what_nvidia_says_of_it_and_since_when():
+    world = GpuWorld()
+    devices = world.claims().gpu
+    shown = Outline(page(of_result(world.result(), now=NOW), subject(World()))).text
+    assert len(devices) == 12
+    for device in devices:
+        row = shown[shown.index(device.serial) :][:400]
+        assert f"{device.compared} of {device.compared} as released" in row
+        assert all(item.id in row for item in device.references)
+        assert f"not revoked, {stamp(device.revocation)}" in row
+
+
+def test_a_device_that_differs_is_told_by_what_differs():
+    world = single(replace(SINGLE, measurements=(b"\1" * 48, *SINGLE.measurements[1:])))
+    (device,) = world.claims().gpu
+    shown = Outline(page(of_result(world.result(), now=NOW), subject(World()))).text
+    assert device.unmatched
+    assert f"differing: {', '.join(map(str, device.unmatched))}" in shown
+
+
+def test_every_printed_page_of_a_simulated_guest_says_so():
+    attributes = outline(World()).attributes
+    assert ("class", "mock") in attributes
+    style = page(of_result(World().result(), now=NOW), subject(World()))
+    assert '@top-center { content: "SIMULATED' in style
 
 
 # -- the commands ---------------------------------------------------------------------------------
