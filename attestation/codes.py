@@ -299,6 +299,7 @@ CODES = MappingProxyType(
         "config-invalid": "mend the named field of the configuration file",
         "config-file-missing": "create the file or correct its path in the configuration",
         # -- hardening (server.hardening)
+        "package-place": "give --package NAME=DIR, NAME as in models of the configuration",
         "plan-unknown": "name a published Qwen3 model or a directory with config.json, and a GPU",
         "plan-architecture": "plan Qwen3 checkpoints only: dense or all-expert, BF16 or FP8",
         "not-hardened": "mend the guest image as the message says; `tacit doctor` lists it all",

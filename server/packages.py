@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -11,14 +15,19 @@ from attestation.weights import SealedModel
 from server.settings import Settings
 
 
-def open_packages(settings: Settings) -> dict[str, SealedModel]:
+def open_packages(
+    settings: Settings, *, places: Mapping[str, Path] = MappingProxyType({})
+) -> dict[str, SealedModel]:
     """Return the package of every served model, by name; manifest, listing and tags are checked.
 
+    `places` says where some lie on this machine, if not where the settings say.
     Raises `ConfigError` for a signer file that holds no key or, in production, a model without a
     golden output, and the refusals of `SealedModel.open`.
     """
     packages = {
-        name: SealedModel.open(settings.path(model.sealed), signer=signer(settings, name))
+        name: SealedModel.open(
+            places.get(name, settings.path(model.sealed)), signer=signer(settings, name)
+        )
         for name, model in settings.file.models.items()
     }
     for name, package in packages.items():
