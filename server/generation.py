@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -22,8 +22,10 @@ from server.errors import BadRequest, EngineFailed, NotFound, Overloaded, Reject
 from server.exchange import Exchange
 from server.onion import respond
 from server.ready import Ready, ServedModel
-from server.schemas.answers import BadAnswer, Stamp, rebuild
-from server.schemas.requests import ChatRequest, CompletionRequest, Target, parse
+from server.schemas.answers import BadAnswer, Rebuilt, Stamp, rebuild
+from server.schemas.requests import ChatRequest, CompletionRequest, parse
+from server.schemas.responses import ResponsesRequest
+from server.schemas.target import Target
 
 _SALT = b"tacit/v1/cache-salt"
 _DONE = b"data: [DONE]\n\n"
@@ -36,7 +38,15 @@ _GRACE_SECONDS = 5
 """What a client that stopped reading gets beyond the time limit before it is cut off."""
 
 Frames = AsyncGenerator[Confidential[bytes], None]
-Kind = type[ChatRequest] | type[CompletionRequest]
+Request = ChatRequest | CompletionRequest | ResponsesRequest
+
+
+class Rebuilder(Protocol):
+    """Rebuilds one answer or event of a route from what the engine sent."""
+
+    def __call__(self, data: Confidential[bytes], stamp: Stamp, *, with_usage: bool) -> Rebuilt:
+        """Return what the client gets, or raise `BadAnswer`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +54,11 @@ class Generation:
     """One generating route: parse, admit, rebuild for the engine, rebuild for the client."""
 
     ready: Ready
-    kind: Kind
+    kind: type[Request]
     path: str
     prefix: str
-    """How ids of this route begin (`chatcmpl-…`, `cmpl-…`)."""
+    """How ids of this route begin (`chatcmpl-…`, `cmpl-…`, `resp-…`)."""
+    rebuild: Rebuilder = field(default=rebuild, kw_only=True)
     salt: Confidential[bytes] = field(default_factory=lambda: Confidential(secrets.token_bytes(32)))
     """Of this boot: no tenant can guess another's, none outlives the prefix cache it salts."""
 
@@ -75,6 +86,7 @@ class Generation:
                     created=int(self.ready.clock().timestamp()),
                 ),
                 seen,
+                self.rebuild,
                 wants_usage=not request.stream or request.wants_usage,
                 seconds=self.ready.limits.request_seconds,
             )
@@ -102,6 +114,7 @@ class _Turn:
     body: Confidential[bytes]
     stamp: Stamp
     seen: Exchange
+    rebuild: Rebuilder
     wants_usage: bool = field(kw_only=True)
     seconds: float = field(kw_only=True)
 
@@ -120,7 +133,7 @@ class _Turn:
             answer = self._rebuilt(found.body)
         except BadAnswer:
             raise EngineFailed("engine-failed") from None
-        await respond(send, 200, answer.reveal())
+        await respond(send, 200, answer.json.reveal())
 
     async def stream(self, send: Send) -> None:
         """Send events; the status waits for the first, so early refusals have their own."""
@@ -133,14 +146,18 @@ class _Turn:
                 await self._event(send, first)
                 async with asyncio.timeout_at(ends):
                     async for frame in frames:
-                        await self._event(send, self._rebuilt(frame))
+                        found = self._rebuilt(frame)
+                        if found.last:
+                            last = _framed(found)
+                            break
+                        await self._event(send, found)
             except (EngineBroken, EngineStatus, BadAnswer):
                 last = self._failure(EngineFailed("engine-failed"))
             except TimeoutError:
                 last = self._failure(TimedOut("request-timeout"))
             await send({"type": "http.response.body", "body": last})
 
-    async def _first(self, frames: Frames, ends: float) -> Confidential[bytes]:
+    async def _first(self, frames: Frames, ends: float) -> Rebuilt:
         try:
             async with asyncio.timeout_at(ends):
                 first = await anext(frames)
@@ -154,26 +171,31 @@ class _Turn:
         except (EngineBroken, BadAnswer, StopAsyncIteration):
             raise EngineFailed("engine-failed") from None
 
-    async def _event(self, send: Send, payload: Confidential[bytes]) -> None:
-        if payload.reveal():
-            event = b"data: " + payload.reveal() + b"\n\n"
+    async def _event(self, send: Send, found: Rebuilt) -> None:
+        if event := _framed(found):
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
     def _failure(self, failure: Rejected) -> bytes:
         self.seen.code = failure.code
         return b"data: " + failure.body() + b"\n\n"
 
-    def _rebuilt(self, data: Confidential[bytes]) -> Confidential[bytes]:
-        found = rebuild(data, self.stamp, with_usage=self.wants_usage)
+    def _rebuilt(self, data: Confidential[bytes]) -> Rebuilt:
+        found = self.rebuild(data, self.stamp, with_usage=self.wants_usage)
         if found.usage is not None:
             self.seen.input_tokens = found.usage.input_tokens
             self.seen.output_tokens = found.usage.output_tokens
-        return found.json
+        return found
 
 
-def _most(
-    request: ChatRequest | CompletionRequest, body: Confidential[bytes], model: ServedModel
-) -> int:
+def _framed(found: Rebuilt) -> bytes:
+    data = found.json.reveal()
+    if not data:
+        return b""
+    name = b"event: " + found.event + b"\n" if found.event else b""
+    return name + b"data: " + data + b"\n\n"
+
+
+def _most(request: Request, body: Confidential[bytes], model: ServedModel) -> int:
     """Return the most tokens that prompt and answers can have together.
 
     Every token of a byte-level BPE is at least one byte, so a prompt has no more tokens than its

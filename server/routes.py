@@ -17,7 +17,9 @@ from server.generation import Generation
 from server.onion import respond
 from server.ready import Ready
 from server.reports import Reports, parse_nonce
+from server.schemas import response_answers
 from server.schemas.requests import ChatRequest, CompletionRequest
+from server.schemas.responses import ResponsesRequest
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -115,9 +117,13 @@ def router(ready: Ready) -> Router:
     answers = Answers(ready, Reports(ready.report), ready.clock())
     chat = Generation(ready, ChatRequest, "/v1/chat/completions", "chatcmpl")
     completion = Generation(ready, CompletionRequest, "/v1/completions", "cmpl")
+    response = Generation(
+        ready, ResponsesRequest, "/v1/responses", "resp", rebuild=response_answers.rebuild
+    )
     table: tuple[tuple[str, str, Endpoint], ...] = (
         ("POST", "/v1/chat/completions", chat),
         ("POST", "/v1/completions", completion),
+        ("POST", "/v1/responses", response),
         ("GET", "/v1/models", answers.models),
         ("GET", "/v1/models/{name:path}", answers.model),
         ("GET", "/v1/attestation/report", answers.report),

@@ -47,25 +47,34 @@ class Rebuilt:
 
     json: Confidential[bytes]
     usage: Usage | None
+    event: bytes = b""
+    """The name of the event, where the route's events have names."""
+    last: bool = False
+    """Whether nothing follows; streams that end with `[DONE]` do not say it here."""
 
 
-def _same(value: Any) -> Any:
+def same(value: Any) -> Any:
+    """Pass a value on."""
     return value
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
+    """Pass a number on, or raise `BadAnswer`."""
     if isinstance(value, int | float):
         return value
     raise BadAnswer
 
 
-def _count(value: Any) -> Any:
+def count(value: Any) -> Any:
+    """Pass a whole number on, or raise `BadAnswer`."""
     if isinstance(value, int):
         return value
     raise BadAnswer
 
 
-def _pick(rows: Mapping[str, Rebuild]) -> Rebuild:
+def pick(rows: Mapping[str, Rebuild]) -> Rebuild:
+    """Return what rebuilds an object from the members that have a row; null stays null."""
+
     def rebuild(value: Any) -> Any:
         if not isinstance(value, dict):
             raise BadAnswer
@@ -78,7 +87,9 @@ def _pick(rows: Mapping[str, Rebuild]) -> Rebuild:
     return rebuild
 
 
-def _each(row: Rebuild) -> Rebuild:
+def each(row: Rebuild) -> Rebuild:
+    """Return what rebuilds every item of a list."""
+
     def rebuild(value: Any) -> Any:
         if not isinstance(value, list):
             raise BadAnswer
@@ -87,44 +98,44 @@ def _each(row: Rebuild) -> Rebuild:
     return rebuild
 
 
-_TOKEN = {"token": _same, "logprob": _number, "bytes": _same}
+_TOKEN = {"token": same, "logprob": number, "bytes": same}
 _LOGPROBS = {
     # chat
-    "content": _each(_pick({**_TOKEN, "top_logprobs": _each(_pick(_TOKEN))})),
+    "content": each(pick({**_TOKEN, "top_logprobs": each(pick(_TOKEN))})),
     # completions
-    "tokens": _same,
-    "token_logprobs": _same,
-    "top_logprobs": _same,
-    "text_offset": _same,
+    "tokens": same,
+    "token_logprobs": same,
+    "top_logprobs": same,
+    "text_offset": same,
 }
 _CALL = {
-    "index": _number,
-    "id": _same,
-    "type": _same,
-    "function": _pick({"name": _same, "arguments": _same}),
+    "index": number,
+    "id": same,
+    "type": same,
+    "function": pick({"name": same, "arguments": same}),
 }
 _MESSAGE = {
-    "role": _same,
-    "content": _same,
-    "refusal": _same,
-    "reasoning": _same,
-    "tool_calls": _each(_pick(_CALL)),
+    "role": same,
+    "content": same,
+    "refusal": same,
+    "reasoning": same,
+    "tool_calls": each(pick(_CALL)),
 }
 _CHOICE = {
-    "index": _number,
-    "text": _same,
-    "message": _pick(_MESSAGE),
-    "delta": _pick(_MESSAGE),
-    "logprobs": _pick(_LOGPROBS),
-    "finish_reason": _same,
+    "index": number,
+    "text": same,
+    "message": pick(_MESSAGE),
+    "delta": pick(_MESSAGE),
+    "logprobs": pick(_LOGPROBS),
+    "finish_reason": same,
 }
-_choices = _each(_pick(_CHOICE))
-_usage = _pick(
+_choices = each(pick(_CHOICE))
+_usage = pick(
     {
-        "prompt_tokens": _count,
-        "completion_tokens": _count,
-        "total_tokens": _count,
-        "completion_tokens_details": _pick({"reasoning_tokens": _count}),
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "total_tokens": count,
+        "completion_tokens_details": pick({"reasoning_tokens": count}),
     }
 )
 # a tuple: what the engine sent need not be hashable

@@ -139,7 +139,7 @@ class AssistantMessage(Content):
                     "type": "function",
                     "function": {
                         "name": call.function.name,
-                        "arguments": _arguments(call.function.arguments),
+                        "arguments": arguments(call.function.arguments),
                     },
                 }
                 for call in self.tool_calls
@@ -182,7 +182,8 @@ def text(content: Text) -> str:
     return "\n".join(texts)
 
 
-def _arguments(written: str) -> str:
+def arguments(written: str) -> str:
+    """Return the arguments of a call as the JSON object that the template needs."""
     # The template needs an object. A model's malformed call stays in the history for ever, so it
     # becomes {} as in the engine, which would otherwise log the name of the function.
     try:

@@ -1,13 +1,11 @@
-"""Requests to `/v1/chat/completions` and `/v1/completions`: bytes in, engine JSON out.
+"""Requests that generate: bytes in, one of three schemas out, each of which builds engine JSON.
 
 The engine never sees the client's bytes: its body is built anew from the fields declared here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
@@ -28,19 +26,10 @@ from server.schemas.fields import (
     refuse,
 )
 from server.schemas.messages import Message
+from server.schemas.responses import TAGS, ResponsesRequest
+from server.schemas.target import Target, encode
 
-R = TypeVar("R", bound="Controls")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a request goes: the served model, what its engine can do, and the tenant's salt."""
-
-    model: str
-    reasoning: bool
-    seeds: bool
-    """Whether the backend survives `seed`; see `Controls`."""
-    cache_salt: str
+R = TypeVar("R", bound=Content)
 
 
 class Function(Content):
@@ -156,7 +145,7 @@ class ChatRequest(Controls):
                 body["parallel_tool_calls"] = self.parallel_tool_calls
         if self.logprobs:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
-        return _encode(body)
+        return encode(body)
 
 
 Prompt = Annotated[str, StringConstraints(min_length=1)]
@@ -186,7 +175,7 @@ class CompletionRequest(Controls):
             body["max_tokens"] = self.max_tokens
         if self.logprobs is not None:
             body["logprobs"] = self.logprobs
-        return _encode(body)
+        return encode(body)
 
 
 def parse(kind: type[R], data: bytes, *, limit: int) -> R:
@@ -260,11 +249,6 @@ def _common(request: Controls, target: Target, *, thinking: bool) -> dict[str, A
     return body
 
 
-def _encode(body: dict[str, Any]) -> Confidential[bytes]:
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return Confidential(text.encode())
-
-
 def _declared(kind: Any) -> Iterator[str]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
@@ -275,8 +259,10 @@ def _declared(kind: Any) -> Iterator[str]:
             yield from _declared(part)
 
 
-_TAGS = frozenset({"system", "developer", "user", "assistant", "tool", "text", "refusal"})
+_TAGS = TAGS | {"system", "developer", "user", "assistant", "tool", "text", "refusal"}
 """Roles and part types, which pydantic puts after an index; they are values, not fields."""
 
-_DECLARED = frozenset(_declared(ChatRequest)) | frozenset(_declared(CompletionRequest))
+_DECLARED = frozenset(
+    name for kind in (ChatRequest, CompletionRequest, ResponsesRequest) for name in _declared(kind)
+)
 """Every field name of the schemas: the only words a `param` may be made of."""

@@ -206,7 +206,7 @@ def test_draining_finishes_what_began_and_takes_nothing_new():
     [
         "/",
         "/metrics",
-        "/v1/responses",
+        "/v1/responses/resp_1",
         "/v1/embeddings",
         "/v1/chat/completions/",
         "/v1/chat/completions/render",

@@ -79,7 +79,8 @@ async def test_a_known_request_arrives_without_query_and_strange_headers() -> No
     ("method", "path"),
     [
         ("GET", "/v1/models"),
-        ("POST", "/v1/responses"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel"),
         ("POST", "/invocations"),
         ("POST", "/tokenize"),
         ("POST", "/scale_elastic_ep"),
@@ -99,10 +100,10 @@ async def test_any_other_route_is_not_there(method: str, path: str) -> None:
     assert engine.scopes == []
 
 
-async def test_four_routes_are_there() -> None:
+async def test_five_routes_are_there() -> None:
     for method, path in ROUTES:
         assert (await ask(Engine(), method=method, path=path))[0] == 200
-    assert len(ROUTES) == 4
+    assert len(ROUTES) == 5
 
 
 async def test_a_websocket_is_closed() -> None:

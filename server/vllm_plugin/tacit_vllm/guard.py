@@ -1,4 +1,4 @@
-"""ASGI middleware around vLLM's API server: four routes in, no header or error text out.
+"""ASGI middleware around vLLM's API server: five routes in, no header or error text out.
 
 The gateway is the only client and sends only what it built itself; this is the second lock. vLLM's
 error bodies and logs may quote a request, so an error keeps its status and, from closed lists, its
@@ -24,6 +24,7 @@ ROUTES = frozenset(
     {
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
+        ("POST", "/v1/responses"),
         ("GET", "/health"),
         ("GET", "/metrics"),
     }
