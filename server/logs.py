@@ -91,6 +91,19 @@ def configure(stream: TextIO) -> None:
     threading.excepthook = _raised_in_thread
 
 
+def is_closed() -> bool:
+    """Tell whether `configure` still holds: every record and exception goes through it."""
+    handlers = logging.getLogger().handlers
+    hooks = (
+        sys.excepthook is _raised,
+        sys.unraisablehook is _unraisable,
+        threading.excepthook is _raised_in_thread,
+        warnings.showwarning is _warned,
+    )
+    closed = [isinstance(handler.formatter, ClosedFormatter) for handler in handlers]
+    return all((*hooks, *closed, bool(handlers), not logging.raiseExceptions))
+
+
 def quiet_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Make `loop` report what nobody awaited by class and place; its own words quote values."""
     loop.set_debug(False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +11,8 @@ from pathlib import Path
 from attestation.commands.files import Commands, add_json, show
 from attestation.errors import ConfigError
 from server.commands.plan import add_plan, run_plan
-from server.hardening import (
-    Finding,
-    environment_findings,
-    limit_core_dumps,
-    machine_findings,
-    process_findings,
-)
+from server.hardening import Finding, harden
+from server.settings import Settings
 
 
 def register(commands: Commands) -> None:
@@ -40,13 +34,13 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Print the findings; 5 where production would refuse to serve."""
     if arguments.plan is not None:
         return run_plan(arguments)
-    limit_core_dumps()
+    settings = Settings.load(arguments.config) if arguments.config else None
+    python = _engine_python(arguments, settings)
     findings = [
-        *environment_findings(os.environ),
-        *process_findings(),
-        *machine_findings(Path("/proc")),
+        *harden(profile="simulated"),  # what lacks is said below, all of it
         _tdx(),
-        asyncio.run(_isolation(_engine_python(arguments))),
+        *asyncio.run(_engine(python)),
+        *(_run_directory(settings) if settings else ()),
     ]
     lacking = [item for item in findings if item.required_in_production and not item.enforced]
     if arguments.json:
@@ -60,13 +54,10 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return 5 if lacking else 0
 
 
-def _engine_python(arguments: argparse.Namespace) -> str:
+def _engine_python(arguments: argparse.Namespace, settings: Settings | None) -> str:
     """Return the interpreter that would start the engine of CONFIG, or the one given."""
-    if arguments.config is None:
+    if settings is None:
         return str(arguments.engine_python.absolute())
-    from server.settings import Settings
-
-    settings = Settings.load(arguments.config)
     model = next(iter(settings.file.models.values()))
     return str(settings.path(model.engine.python).absolute())
 
@@ -82,20 +73,21 @@ def _tdx() -> Finding:
     return Finding("tdx-guest", enforced=True, detail=detail, required_in_production=True)
 
 
-async def _isolation(python: str) -> Finding:
-    from server.engine.isolation import probe
+async def _engine(python: str) -> tuple[Finding, ...]:
+    """Start a process as an engine is started, and say what it was granted and what it saw."""
+    from server.engine.isolation import finding, probe
+    from server.engine.surroundings import surroundings
 
-    try:
-        found = await probe(python)
-    except OSError as error:
-        detail = f"{python}: {error.strerror}"
-        return Finding(
-            "engine-isolation", enforced=False, detail=detail, required_in_production=True
-        )
-    granted = ", ".join(sorted(found.namespaces)) or "none"
-    return Finding(
-        "engine-isolation",
-        enforced=found.complete,
-        detail=f"namespaces granted: {granted}",
-        required_in_production=True,
-    )
+    found = await probe(python)
+    return (finding(found), *await surroundings(python, found))
+
+
+def _run_directory(settings: Settings) -> tuple[Finding, ...]:
+    """Say whether what is unsealed, and each socket, would lie in memory."""
+    from attestation.weights import is_memory_backed
+
+    directory = settings.path(settings.file.run_directory)
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    backed = is_memory_backed(place)
+    detail = f"{directory} lies in memory" if backed else f"{directory} lies on a disk"
+    return (Finding("run-directory", backed, detail, required_in_production=True),)

@@ -19,10 +19,10 @@ from server.hardening import (
 ROOT = Path(__file__).parents[2]
 
 
-def run(code, environment=None):
+def run(code, environment=None, options=()):
     """Run `code` in a process of its own; hardening cannot be undone."""
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *options, "-c", code],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", **(environment or {})},
         capture_output=True,
@@ -40,6 +40,10 @@ def proc(path, *, swaps="", pattern="core", scope=None):
     return path
 
 
+def machine(path, **found):
+    return machine_findings(proc(path, **found), path / "nothing")
+
+
 def found(findings):
     return {item.id: item.enforced for item in findings}
 
@@ -49,6 +53,10 @@ def found(findings):
     [
         "SSLKEYLOGFILE",
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+        "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_CONFIG_FILE",
         "VLLM_LOGGING_LEVEL",
         "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
         "OPENAI_LOG",
@@ -83,10 +91,12 @@ def test_the_environment_is_emptied_to_its_language_and_a_fixed_path():
 
 
 def test_a_machine_without_swap_or_collector_is_fine(tmp_path):
-    findings = machine_findings(proc(tmp_path, scope=1))
+    findings = machine(tmp_path, scope=1)
     assert found(findings) == {
         "no-swap": True,
         "no-core-collector": True,
+        "no-crash-kernel": True,
+        "no-hibernation": True,
         "ptrace-restricted": True,
     }
     require(findings)
@@ -95,18 +105,68 @@ def test_a_machine_without_swap_or_collector_is_fine(tmp_path):
 def test_swap_is_refused_in_production(tmp_path):
     swaps = "/dev/zram0\tpartition\t8388604\t0\t100\n"
     with pytest.raises(ConfigError, match=r"no-swap: 1 swap areas"):
-        require(machine_findings(proc(tmp_path, swaps=swaps)))
+        require(machine(tmp_path, swaps=swaps))
 
 
 @pytest.mark.parametrize("pattern", ["|/usr/share/apport/apport %p", "|/lib/systemd/coredump %P"])
 def test_a_core_collector_is_refused_in_production(tmp_path, pattern):
     with pytest.raises(ConfigError, match="no-core-collector"):
-        require(machine_findings(proc(tmp_path, pattern=pattern)))
+        require(machine(tmp_path, pattern=pattern))
 
 
 @pytest.mark.parametrize("pattern", ["core", "|/bin/false", ""])
 def test_a_core_pattern_that_pipes_nowhere_is_fine(tmp_path, pattern):
-    require(machine_findings(proc(tmp_path, pattern=pattern)))
+    require(machine(tmp_path, pattern=pattern))
+
+
+@pytest.mark.parametrize(
+    ("file", "word", "name"),
+    [
+        ("kernel/kexec_crash_loaded", "1", "no-crash-kernel"),
+        ("power/resume", "259:3", "no-hibernation"),
+    ],
+)
+def test_a_kernel_that_would_write_all_memory_to_a_disk_is_refused(tmp_path, file, word, name):
+    system = tmp_path / "system"
+    (system / file).parent.mkdir(parents=True)
+    (system / file).write_text(f"{word}\n")
+    with pytest.raises(ConfigError, match=name):
+        require(machine_findings(proc(tmp_path), system))
+    (system / file).write_text("0:0\n" if name == "no-hibernation" else "0\n")
+    require(machine_findings(proc(tmp_path / "again"), system))
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "name"),
+    [
+        ("import faulthandler; faulthandler.enable()", [], "no-fault-reports"),
+        ("import sys; sys.excepthook = sys.__excepthook__", [], "closed-reports"),
+        (
+            "import logging; logging.getLogger().handlers[0].setFormatter(None)",
+            [],
+            "closed-reports",
+        ),
+        ("import os; os.umask(0o022)", [], "files-private"),
+        ("import os; os.environ['HF_TOKEN'] = 'x'", [], "environment-emptied"),
+        ("import ctypes; ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)", [], "not-dumpable"),
+        ("pass", ["-X", "dev"], "no-debug-mode"),
+    ],
+)
+def test_what_is_undone_afterwards_is_noticed(before, options, name):
+    code = f"""
+import os
+from server import hardening
+hardening.harden(profile="simulated")
+{before}
+findings = (
+    hardening.emptied_finding(os.environ),
+    *hardening.process_findings(),
+    *hardening.interpreter_findings(),
+)
+print(*[item.id for item in findings if not item.enforced])
+assert all(item.required_in_production for item in findings)
+"""
+    assert run(code, options=options).stdout.decode().split() == [name]
 
 
 def test_what_production_does_not_require_is_not_refused():
@@ -131,7 +191,18 @@ print(json.dumps({
 """
     result = run(code, {"SECRET": "CANARY", "LANG": "C.UTF-8"})
     seen = json.loads(result.stdout)
-    assert seen["enforced"]["no-core-dumps"]
+    required = {
+        "no-preloaded-code",
+        "environment-emptied",
+        "no-core-dumps",
+        "not-dumpable",
+        "no-new-privileges",
+        "files-private",
+        "no-fault-reports",
+        "closed-reports",
+        "no-debug-mode",
+    }
+    assert required <= {name for name, enforced in seen["enforced"].items() if enforced}
     assert seen["environment"] == ["LANG", "PATH"]
     assert seen["umask"] == 0o077
     assert seen["core"] == ["1", "1"]
