@@ -20,7 +20,7 @@ MAX_TEXT = 4 * 1024 * 1024
 """Largest text read from an engine, in bytes."""
 _MAX_BUCKETS = 64
 
-_SAMPLE = re.compile(r"vllm:([a-z_]{1,64})(?:\{([^{}\n]{0,1024})\})? ([0-9.eE+-]{1,32})")
+_SAMPLE = re.compile(r"vllm:([a-z0-9_]{1,64})(?:\{([^{}\n]{0,1024})\})? ([0-9.eE+-]{1,32})")
 _LABEL = re.compile(r'([a-z_]{1,32})="([A-Za-z0-9_.+-]{0,64})"(?:,|$)')
 _LABELS = (names.ENGINE, names.MODEL)
 

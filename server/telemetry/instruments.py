@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from server.telemetry import vocabulary as names
 from server.telemetry.vocabulary import Attributes
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
+
+VLLM_LABELS = MappingProxyType(
+    {names.MODEL: "model_name", names.ENGINE: "engine", names.FINISH: "finished_reason"}
+)
+"""Attribute -> label of vLLM's own families, whose dashboards then work unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,12 @@ class Instrument:
             return self.name.replace(".", ":", 1)
         base = self.name.replace(".", "_")
         return f"{base}_seconds" if self.unit == "s" else base
+
+    def label(self, attribute: str) -> str:
+        """Return what `attribute` is called among Prometheus' labels; vLLM's keep their names."""
+        if self.name.startswith("vllm."):
+            return VLLM_LABELS.get(attribute, attribute)
+        return attribute.replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)

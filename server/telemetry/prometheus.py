@@ -27,26 +27,21 @@ def text(families: Iterable[Family]) -> bytes:
     return ("\n".join(lines) + "\n").encode() if lines else b""
 
 
-def label(name: str) -> str:
-    """Return how an attribute is called among Prometheus' labels."""
-    return name.replace(".", "_")
-
-
 def _samples(instrument: Instrument, point: Point, name: str) -> Iterator[str]:
     if not isinstance(point.value, Distribution):
-        yield f"{name}{_labels(point.attributes)} {_number(point.value)}"
+        yield f"{name}{_labels(instrument, point.attributes)} {_number(point.value)}"
         return
     bounds = (*(_number(bound) for bound in instrument.bounds), "+Inf")
     for bound, count in zip(bounds, accumulate(point.value.counts), strict=True):
-        yield f"{name}_bucket{_labels((*point.attributes, ('le', bound)))} {count}"
-    yield f"{name}_sum{_labels(point.attributes)} {_number(point.value.total)}"
-    yield f"{name}_count{_labels(point.attributes)} {sum(point.value.counts)}"
+        yield f"{name}_bucket{_labels(instrument, (*point.attributes, ('le', bound)))} {count}"
+    yield f"{name}_sum{_labels(instrument, point.attributes)} {_number(point.value.total)}"
+    yield f"{name}_count{_labels(instrument, point.attributes)} {sum(point.value.counts)}"
 
 
-def _labels(attributes: Attributes) -> str:
+def _labels(instrument: Instrument, attributes: Attributes) -> str:
     if not attributes:
         return ""
-    pairs = ",".join(f'{label(name)}="{_escaped(value)}"' for name, value in attributes)
+    pairs = ",".join(f'{instrument.label(name)}="{_escaped(value)}"' for name, value in attributes)
     return f"{{{pairs}}}"
 
 
