@@ -80,21 +80,29 @@ def scenario(name: str) -> dict[str, Any]:
 
 
 def template(
-    values: Mapping[str, Any], *, version: str = "helm4", release: str = "tacit"
+    values: Mapping[str, Any],
+    *,
+    version: str = "helm4",
+    release: str = "tacit",
+    chart: Path = CHART,
 ) -> subprocess.CompletedProcess[str]:
     """Render, or fail, as `helm template` does."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(write_yaml(dict(values)))
         file.flush()
-        words = ("template", release, CHART, "--namespace", NAMESPACE, "--values", file.name)
+        words = ("template", release, chart, "--namespace", NAMESPACE, "--values", file.name)
         return run(version, *words, check=False)
 
 
 def rendered(
-    values: Mapping[str, Any], *, version: str = "helm4", release: str = "tacit"
+    values: Mapping[str, Any],
+    *,
+    version: str = "helm4",
+    release: str = "tacit",
+    chart: Path = CHART,
 ) -> list[Document]:
     """Return the objects of a render that succeeds."""
-    done = template(values, version=version, release=release)
+    done = template(values, version=version, release=release, chart=chart)
     assert done.returncode == 0, done.stderr
     return read_all(done.stdout)
 

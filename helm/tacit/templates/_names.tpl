@@ -17,6 +17,15 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/* (list root component): labels of a pod. No chart version: a guest is not replaced because the chart was. */}}
+{{- define "tacit.podLabels" -}}
+{{ include "tacit.selector" . }}
+tee: {{ (index . 0).Values.tee.mode }}
+{{- with (index . 0).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- define "tacit.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "tacit.selector" . }}
