@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -52,16 +53,18 @@ class Address:
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: ASGIApp, address: Address, *, context: ssl.SSLContext
+    app: ASGIApp, address: Address, *, context: ssl.SSLContext, connections: int = MAX_CONNECTIONS
 ) -> AsyncIterator[Listening]:
     """Accept connections inside the block; leaving it closes them within a second.
+
+    Of more than `connections` at once, the latest are closed before they can ask.
 
     Raises `OSError` when the address cannot be bound.
     """
     bound = _bind(address)
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=partial(_Protocol, most=connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -146,8 +149,9 @@ class _Server(uvicorn.Server):
 class _Protocol(HttpToolsProtocol):
     """Bounds that uvicorn leaves open: connections, header bytes, and the time headers take."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, most: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._most = most
         # a logging set-up elsewhere in the process could switch uvicorn's access log on again
         self.access_log = False
         self._header_bytes = 0
@@ -156,7 +160,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self._most:
             transport.abort()
             return
         tls = transport.get_extra_info("ssl_object")
