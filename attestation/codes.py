@@ -92,6 +92,7 @@ CODES = MappingProxyType(
         "eventlog-mismatch": "do not trust the log: it is not what the quote's RTMRs measured",
         # -- reports (attestation.report, attestation.fetch, attestation.endorse)
         "pcs-response": "save the answers of API version 4 whole, headers included",
+        "nvidia-unreachable": "check the URL or directory; the message names what is wanted there",
         "pccs-unreachable": "start the PCCS or correct its URL; old collateral is no substitute",
         "bundle-expired": "ask for the next collateral bundle",
         "bundle-signature": "discard this bundle; take it and its signer's key from their owner",
@@ -226,6 +227,7 @@ CODES = MappingProxyType(
         "session-unattested": "attest in this session before asking for resources",
         "session-exhausted": "attest again; a session may ask for 64 resources",
         "body-incomplete": "send the whole body at once",
+        "http-framing": "give a body a length or send it in chunks, not both",
         "route-unknown": "compare the path and method with KBS 0.4.0",
         "broker-bug": "report it with the time; nothing was released",
         "broker-busy": "try again in some minutes; every session is in use",
@@ -306,6 +308,7 @@ CODES = MappingProxyType(
         "environment-captures": "start the service without these variables; they record content",
         # -- proof of no retention (server.retention)
         "prove-argument": "compare the arguments with `tacit prove-retention --help`",
+        "prove-config": "give the file and its trust files that `tacit serve` was started with",
         "prove-models": "use an API key that may list the models, or wait until it serves",
         "prove-tokenizer": "run it as root on the machine of the service, while it serves",
         # -- engine (server.engine, server.keyagent)

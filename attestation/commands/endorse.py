@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from attestation.commands import files
+from attestation.commands import endorse_gpu, files
 from attestation.commands.files import Commands
 from attestation.errors import ConfigError
 from attestation.pcs import Authority
 
 
 def register(commands: Commands) -> None:
-    """Add `endorse fetch|import|bundle`."""
-    parser = commands.add_parser("endorse", help="keep what Intel says about platforms")
+    """Add `endorse fetch|import|gpu|gpu-evidence|bundle`."""
+    parser = commands.add_parser("endorse", help="keep what Intel and NVIDIA say about machines")
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
 
     fetch = acts.add_parser("fetch", help="fetch collateral from a PCCS or from Intel's service")
@@ -34,6 +34,8 @@ def register(commands: Commands) -> None:
     files.add_json(take)
     take.set_defaults(run=run_import)
 
+    endorse_gpu.register(acts)
+
     bundle = acts.add_parser("bundle", help="sign a directory of collateral until a day")
     bundle.add_argument("out", type=Path, metavar="OUT")
     bundle.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
@@ -45,8 +47,6 @@ def register(commands: Commands) -> None:
 
 def run_fetch(arguments: argparse.Namespace) -> int:
     """Write `<fmspc>-<ca>.json`, whole or not at all."""
-    import ssl
-
     from attestation.pccs import Pccs, write_atomically
     from attestation.tdx.quote import collateral_key
 
@@ -55,19 +55,13 @@ def run_fetch(arguments: argparse.Namespace) -> int:
     key = f"{arguments.fmspc}-{arguments.ca}"
     if arguments.quote is not None:
         key = collateral_key(files.read(arguments.quote))
-    authority = None
-    if arguments.tls_ca is not None:
-        try:
-            text = files.read(arguments.tls_ca).decode("ascii")
-            authority = ssl.create_default_context(cadata=text)
-        except (ssl.SSLError, ValueError):
-            raise ConfigError("argument-invalid", "--tls-ca holds no certificate") from None
+    authority = files.authority(arguments.tls_ca)
     fmspc, _, authority_name = key.partition("-")
     ca: Authority = "platform" if authority_name == "platform" else "processor"
     pccs = Pccs(arguments.url, authority, update=arguments.update)
     path = arguments.to / f"{key}.json"
     write_atomically(path, pccs.collateral(fmspc=fmspc, ca=ca))
-    return _told(arguments, file=str(path))
+    return files.told(arguments, file=str(path))
 
 
 def run_import(arguments: argparse.Namespace) -> int:
@@ -84,7 +78,7 @@ def run_import(arguments: argparse.Namespace) -> int:
         root_crl=saved(arguments.root_crl),
     )
     files.write(arguments.to, answers.collateral())
-    return _told(arguments, file=str(arguments.to))
+    return files.told(arguments, file=str(arguments.to))
 
 
 def run_bundle(arguments: argparse.Namespace) -> int:
@@ -105,12 +99,4 @@ def run_bundle(arguments: argparse.Namespace) -> int:
     key = private_key(files.read(arguments.key), name=arguments.key.name)
     data = build_bundle(held, signer=key, created_at=now, expires_at=arguments.expires)
     files.write(arguments.out, data)
-    return _told(arguments, file=str(arguments.out), holds=names)
-
-
-def _told(arguments: argparse.Namespace, **what: object) -> int:
-    if arguments.json:
-        files.show(what)
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in what.items()))
-    return 0
+    return files.told(arguments, file=str(arguments.out), holds=names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -93,6 +94,16 @@ def seconds(text: str) -> float:
     return value
 
 
+def authority(path: Path | None) -> ssl.SSLContext | None:
+    """Return whom a `--tls-ca` trusts, `None` for the system's authorities where it is absent."""
+    if path is None:
+        return None
+    try:
+        return ssl.create_default_context(cadata=read(path).decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise ConfigError("argument-invalid", "--tls-ca holds no certificate") from None
+
+
 def saved_report(data: bytes, *, name: str) -> Report:
     """Parse a saved report; raises `Malformed` `file-kind` for what begins unlike any report."""
     if not looks_like_report(data):
@@ -103,6 +114,15 @@ def saved_report(data: bytes, *, name: str) -> Report:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`, which every command with something to read has."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+
+
+def told(arguments: argparse.Namespace, **what: object) -> int:
+    """Say what was done, a line each or as JSON, and return exit code 0."""
+    if arguments.json:
+        show(what)
+    else:
+        print("\n".join(f"{name}: {value}" for name, value in what.items()))
+    return 0
 
 
 def show(document: Any) -> None:

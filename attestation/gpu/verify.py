@@ -145,11 +145,11 @@ def verify_gpu(
     evidence: GpuEvidence,
     endorsements: GpuEndorsements,
     *,
-    nonce: bytes,
+    nonce: bytes | None,
     roots: GpuRoots,
     now: datetime,
 ) -> tuple[GpuClaims, ...]:
-    """Verify every device of a guest at `now` with nothing left out.
+    """Verify every device of a guest at `now` with nothing left out but what `nonce` None skips.
 
     1. each report (`Device.authenticate`); 2. devices are distinct and in one mode, with one
     driver; 3. manifests and OCSP responses of each (`judge`); 4. none of them is missing, else
@@ -213,9 +213,13 @@ def revocation_words(
 
     Raises what `Responses.good` raises, such as `NotAuthentic` `gpu-revoked`.
     """
+    return words_on(issued_pairs(devices, rims), responses, now=now)
+
+
+def issued_pairs(devices: Iterable[Device], rims: Iterable[Rim]) -> list[tuple[Link, Link]]:
+    """Return each certificate that a responder is asked about, with its issuer."""
     pairs = [pair for device in devices for pair in _issued(device.chain, first=1)]
-    pairs += [pair for rim in rims for pair in _issued(rim.chain, first=0)]
-    return words_on(pairs, responses, now=now)
+    return pairs + [pair for rim in rims for pair in _issued(rim.chain, first=0)]
 
 
 def _issued(chain: Chain, *, first: int) -> tuple[tuple[Link, Link], ...]:

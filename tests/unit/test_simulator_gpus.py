@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from attestation.binding import KeysetBinding
+from attestation.cli import main as tacit
 from attestation.errors import ConfigError, NotAuthentic, Undecidable
 from attestation.gpu.collect import GpuGuest
 from attestation.gpu.evidence import GpuEndorsements, GpuEvidence
@@ -45,6 +46,14 @@ def kernel_of(directory, **lies):
 
 def stored(directory):
     return GpuEndorsements.parse((directory / "endorsements" / "nvidia.json").read_bytes())
+
+
+def test_a_guest_that_has_not_booted_yet_can_be_asked_what_to_carry(tmp_path):
+    directory, out = new(tmp_path / "tdx", "--gpus", "2"), tmp_path / "evidence.json"
+    with serving(kernel_of(directory)):
+        words = ["endorse", "gpu-evidence", "--simulated", str(directory), "--to", str(out)]
+        assert tacit(words) == 0
+    assert len(GpuEvidence.parse(out.read_bytes()).devices) == 2
 
 
 @pytest.mark.parametrize("words", BOARDS.values(), ids=BOARDS)
