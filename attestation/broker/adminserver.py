@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attestation.broker.admin import Certificates, Identify, by_certificate, by_token
 from attestation.broker.adminapi import create_admin
+from attestation.broker.connection import Connection
 from attestation.broker.service import KeyBroker
 from attestation.broker.settings import AdminFile, BrokerSettings, read_file
 from attestation.errors import ConfigError
@@ -20,8 +20,8 @@ from attestation.errors import ConfigError
 _MAX_CONNECTIONS = 32
 
 
-class WithCertificate(H11Protocol):
-    """HTTP/1.1 that tells the application which certificate the peer proved to have."""
+class WithCertificate(Connection):
+    """A connection that tells the application which certificate the peer proved to have."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Wrap the application of this connection (ASGI TLS extension: `client_cert_chain`)."""

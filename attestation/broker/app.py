@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-import anyio
-import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from attestation.broker.adminserver import AdminServer
+from attestation.broker.connection import Connection
 from attestation.broker.http import answered, in_thread, no_route, read
 from attestation.broker.kek import Kek
 from attestation.broker.ledger import Ledger
@@ -40,8 +39,6 @@ from attestation.errors import ConfigError, Malformed, Undecidable
 COOKIE = "kbs-session-id"
 MAX_CONNECTIONS = 256
 """Open connections; with the limit of a body this bounds memory to some 256 MiB."""
-BODY_SECONDS = 20
-"""How long a body may take to arrive."""
 
 log = logging.getLogger("tacit.broker")
 
@@ -119,6 +116,7 @@ class BrokerServer(uvicorn.Server):
             create_broker(broker),
             host=file.listen.host,
             port=file.listen.port,
+            http=Connection,
             ssl_certfile=settings.path(file.tls.certificate),
             ssl_keyfile=settings.path(file.tls.key),
             lifespan="off",
@@ -261,17 +259,12 @@ class Routes:
         host = "unknown" if request.client is None else request.client.host
         self._rate.take(source(host), now=time.monotonic())
         try:
-            with anyio.fail_after(BODY_SECONDS):
-                return await read(request, limit=limit)
-        except TimeoutError:
-            refusal = Malformed("body-incomplete", f"no body within {BODY_SECONDS} seconds")
-        except ClientDisconnect:
-            refusal = Malformed("body-incomplete", "the client went away")
-        except Malformed as large:
-            refusal = large
-        act = request.url.path.rsplit("/", 1)[-1]
-        await in_thread(lambda: self._broker.reject(act, refusal))
-        raise refusal
+            return await read(request, limit=limit)
+        except Malformed as refused:
+            refusal = refused
+            act = request.url.path.rsplit("/", 1)[-1]
+            await in_thread(lambda: self._broker.reject(act, refusal))
+            raise
 
 
 def _adopt(broker: KeyBroker, path: str) -> None:

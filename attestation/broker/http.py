@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+import anyio
 import anyio.to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from attestation.broker.protocol import ERROR_TYPE, ErrorInformation
@@ -19,6 +20,9 @@ from attestation.errors import Malformed, Refusal
 T = TypeVar("T")
 
 log = logging.getLogger("tacit.broker")
+
+BODY_SECONDS = 20
+"""How long a body may take to arrive."""
 
 STATUS: Mapping[str, int] = MappingProxyType(
     {
@@ -33,12 +37,22 @@ STATUS: Mapping[str, int] = MappingProxyType(
 
 
 async def read(request: Request, *, limit: int) -> bytes:
-    """Return the body, or refuse one of over `limit` bytes as soon as it is."""
+    """Return the body, or refuse one of over `limit` bytes as soon as it is, or one too slow.
+
+    Raises `Malformed` ("too-large", "body-incomplete").
+    """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise Malformed("too-large", f"a body over {limit} bytes")
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise Malformed("too-large", f"a body over {limit} bytes")
+    except TimeoutError:
+        why = f"no body within {BODY_SECONDS} seconds"
+        raise Malformed("body-incomplete", why) from None
+    except ClientDisconnect:
+        raise Malformed("body-incomplete", "the client went away") from None
     return bytes(body)
 
 
