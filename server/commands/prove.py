@@ -19,7 +19,7 @@ from attestation.commands.files import (
 from attestation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from server.retention.run import Target
+    from server.retention.run import Operator, Target
 
 
 def register(commands: Commands) -> None:
@@ -76,6 +76,12 @@ def register(commands: Commands) -> None:
         help="afterwards abort the engines of --pid while they answer, and search again; the"
         " service ends by it",
     )
+    operator = parser.add_argument_group("metrics, where the service has a listener for operators")
+    operator.add_argument("--operator-url", metavar="URL", help="https://HOST:PORT of it")
+    operator.add_argument("--operator-token", type=Path, metavar="FILE", help="a JWT to log in by")
+    operator.add_argument(
+        "--operator-cert", type=Path, metavar="FILE", help="a client certificate and its key, PEM"
+    )
     add_json(parser)
     parser.set_defaults(run=run_prove)
 
@@ -116,11 +122,26 @@ def _target(arguments: argparse.Namespace) -> Target:
         telemetry=tuple(arguments.telemetry),
         run_directory=settings.path(settings.file.run_directory) if settings else None,
         directories=tuple(directories),
+        settings=settings.file if settings else None,
     )
     return Target(
         arguments.url,
         load_policy(arguments.policy, signer=arguments.policy_signer),
-        read(arguments.api_key).decode("ascii", errors="replace").strip(),
+        _secret(arguments.api_key),
         local,
         settings,
+        _operator(arguments),
     )
+
+
+def _operator(arguments: argparse.Namespace) -> Operator | None:
+    from server.retention.run import Operator
+
+    if arguments.operator_url is None:
+        return None
+    token = _secret(arguments.operator_token) if arguments.operator_token else None
+    return Operator(arguments.operator_url, token, arguments.operator_cert)
+
+
+def _secret(path: Path) -> str:
+    return read(path).decode("ascii", errors="replace").strip()

@@ -18,13 +18,18 @@ def search_answers(search: Search, asked: Asked, canaries: Canaries) -> Searched
     """Search headers, errors, what is not the model's words, and words of somebody else."""
     parts = [search.text("answers to what is no HTTP", asked.babble)]
     for answer in asked.everything:
-        where = f"answer to {answer.sent.position or answer.sent.path}"
+        where = _where(answer)
         parts.append(search.text(f"headers of the {where}", answer.headers.encode()))
         if answer.status >= 400:
             parts.append(search.text(where, answer.body))
-        else:
-            parts += _whole(search, answer, canaries, where=where)
+    for answer in asked.answers:  # what an engine says, the gateway builds anew
+        if answer.status < 400:
+            parts += _whole(search, answer, canaries, where=_where(answer))
     return joined(parts)
+
+
+def _where(answer: Answered) -> str:
+    return f"answer to {answer.sent.position or answer.sent.path}"
 
 
 def _whole(

@@ -16,6 +16,7 @@ from server.retention.wire import Wire
 from server.settings import LimitSettings
 
 _OPEN = ("/v1/models", "/healthz", "/readyz", f"/v1/attestation/report?nonce={'7' * 64}")
+_METRICS = Sent("", b"", "/metrics", "GET")
 _CUT_OR_LATE = (CUT, 504)
 _LONGEST_TIMEOUT_SECONDS = 120
 _USUAL_READ_SECONDS = 60
@@ -31,6 +32,8 @@ class Asked:
     """What the service said to those who speak no HTTP."""
     not_provoked: tuple[str, ...]
     """Situations that could not be brought about, and why."""
+    metrics: Answered | None = None
+    """The page that operators read afterwards."""
 
     @property
     def everything(self) -> tuple[Answered, ...]:
@@ -55,6 +58,8 @@ class Service:
     wire: Wire
     engines: tuple[Sender, ...] = ()
     """The sockets of its engines, for whoever is on the same machine."""
+    operator: Sender | None = None
+    """Its listener for operators, with a login."""
     limits: LimitSettings | None = None
     """What its settings say; a client cannot know."""
 
@@ -81,14 +86,15 @@ class Service:
             for engine in self.engines:
                 for writer in writers:
                     by_engine += engine.each(engine_vectors.behind_the_gateway(writer))
-                by_engine.append(engine.ask(Sent("", b"", "/metrics", "GET")))
+                by_engine.append(engine.ask(_METRICS))
             answers += self.gateway.each(Sent("", b"", path, "GET") for path in _OPEN)
             answers.append(stalled.result())
         if not self.engines:
             not_provoked.append(
                 "requests past the gateway: only --config opens the engine's socket"
             )
-        return Asked(tuple(answers), tuple(by_engine), babble, tuple(not_provoked))
+        metrics = self.operator.ask(_METRICS) if self.operator else None
+        return Asked(tuple(answers), tuple(by_engine), babble, tuple(not_provoked), metrics)
 
     def _model(self, writer: Writer) -> list[Answered]:
         groups = (

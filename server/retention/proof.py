@@ -13,7 +13,7 @@ from typing import Any, Literal
 from attestation.explain import printable
 from server.retention.asking import Asked
 from server.retention.search import Search, Searched
-from server.retention.sinks import NotSearched, Sink
+from server.retention.sinks import Absent, NotSearched, Place
 
 Verdict = Literal["nothing-found", "found", "undecidable"]
 EXIT = {"nothing-found": 0, "found": 5, "undecidable": 6}
@@ -28,10 +28,14 @@ class Looked:
     searched: Searched
     not_searched: str = ""
     """Why nobody looked."""
+    absent: str = ""
+    """Why there is nothing to look at."""
 
     @property
     def clean(self) -> bool:
         """Whether something was read, all of it, and nothing was found."""
+        if self.absent:
+            return True
         searched = self.searched
         return searched.places > 0 and not (searched.found or searched.unread or self.not_searched)
 
@@ -44,17 +48,21 @@ class Looked:
             "found": [{"where": f.where, "spelling": f.needle} for f in self.searched.found],
             "unread": list(self.searched.unread),
             "not_searched": self.not_searched or None,
+            "absent": self.absent or None,
         }
 
 
-def look(search: Search, places: Iterable[Sink | NotSearched], *, when: str = "") -> list[Looked]:
+def look(search: Search, places: Iterable[Place], *, when: str = "") -> list[Looked]:
     """Search every place that can be searched; `when` is added to the names."""
-    return [
-        Looked(place.name + when, Searched(), place.why)
-        if isinstance(place, NotSearched)
-        else Looked(place.name + when, place.look(search))
-        for place in places
-    ]
+    return [_looked(search, place, name=place.name + when) for place in places]
+
+
+def _looked(search: Search, place: Place, *, name: str) -> Looked:
+    if isinstance(place, NotSearched):
+        return Looked(name, Searched(), not_searched=place.why)
+    if isinstance(place, Absent):
+        return Looked(name, Searched(), absent=place.why)
+    return Looked(name, place.look(search))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,9 @@ def _sentences(sink: Looked) -> Iterator[str]:
     searched = sink.searched
     if sink.not_searched:
         yield f"  {sink.name:24} not searched: {sink.not_searched}"
+        return
+    if sink.absent:
+        yield f"  {sink.name:24} none: {sink.absent}"
         return
     state = "ok" if sink.clean else "FOUND" if searched.found else "not read"
     state = "nothing there to read" if not searched.places and not searched.unread else state

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import httpx2
 
+from attestation.appraise import Affirmed
+from attestation.binding import KeysetBinding
 from attestation.checks import Facts
-from attestation.client import AttestedTransport, RelyingParty
+from attestation.client import AttestedTransport, RelyingParty, Session
+from attestation.errors import ConfigError
 from attestation.policy import Policy
 from server.retention.asking import Asked, Service
 from server.retention.canary import Canaries
@@ -30,6 +33,16 @@ _NO_TOKENIZER = "token ids: only --config leads to the engines' tokenizers"
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """The listener for operators, and a login with the role to read metrics."""
+
+    url: str
+    token: str | None = None
+    certificate: Path | None = None
+    """PEM of a client certificate and its key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What is to be proven about which service."""
 
@@ -38,7 +51,8 @@ class Target:
     api_key: str
     local: Local
     settings: Settings | None = None
-    """Its settings, where they are at hand."""
+    """Its settings, where they are at hand; they must be those it attests."""
+    operator: Operator | None = None
 
     @property
     def engines(self) -> Mapping[str, Path]:
@@ -57,10 +71,10 @@ def prove(target: Target, *, random: bytes, since: int, crash_engine: bool = Fal
     does not verify.
     """
     canaries = Canaries.of(random)
-    tokens = _token_needles(target, canaries)
-    search = Search({**canaries.needles(), **tokens})
     dumps = CoreDumps.of(target.local.pids)
     with _opened(target) as (service, simulated):
+        tokens = _token_needles(target, canaries)
+        search = Search({**canaries.needles(), **tokens})
         asked = service.ask(canaries)
         found = look(search, sinks(asked, canaries, local=target.local, dumps=dumps, since=since))
         if crash_engine:
@@ -93,32 +107,59 @@ def _crashed(
 
 @contextlib.contextmanager
 def _opened(target: Target) -> Iterator[tuple[Service, bool]]:
+    """Verify the service, and open every way to it."""
     party = RelyingParty(target.url, target.policy)
     session = party.attest()
+    _require_attested(target.settings, session.affirmed)
     origin = httpx2.URL(f"https://{party.origin}")
     wire = Wire(origin.host, origin.port or 443, session.tls, target.api_key)
-    limits = target.settings.file.limits if target.settings else None
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(
-            httpx2.Client(
-                transport=AttestedTransport(party),
-                trust_env=False,
-                timeout=_TIMEOUT,
-                headers={"authorization": f"Bearer {target.api_key}"},
+
+        def sender(url: str, key: str | None, transport: httpx2.BaseTransport) -> Sender:
+            headers = {} if key is None else {"authorization": f"Bearer {key}"}
+            client = httpx2.Client(
+                transport=transport, trust_env=False, timeout=_TIMEOUT, headers=headers
             )
+            return Sender(stack.enter_context(client), url)
+
+        operator = target.operator
+        operated = (
+            None
+            if operator is None
+            else sender(operator.url.rstrip("/"), operator.token, _pinned(operator, session))
         )
-        engines = tuple(
-            Sender(stack.enter_context(_engine_client(directory)), "http://engine")
-            for directory in target.engines.values()
+        yield (
+            Service(
+                sender(f"https://{party.origin}", target.api_key, AttestedTransport(party)),
+                wire,
+                tuple(sender("http://engine", None, _socket(d)) for d in target.engines.values()),
+                operated,
+                target.settings.file.limits if target.settings else None,
+            ),
+            Facts.of(session.affirmed.claims).simulated,
         )
-        gateway = Sender(client, f"https://{party.origin}")
-        service = Service(gateway, wire, engines, limits)
-        yield service, Facts.of(session.affirmed.claims).simulated
 
 
-def _engine_client(directory: Path) -> httpx2.Client:
-    transport = httpx2.HTTPTransport(uds=str(directory / "engine.sock"))
-    return httpx2.Client(transport=transport, timeout=_TIMEOUT, trust_env=False)
+def _require_attested(settings: Settings | None, affirmed: Affirmed) -> None:
+    """Refuse settings that are not the service's own: they say where to look, and where not."""
+    binding = affirmed.claims.binding
+    if settings is None:
+        return
+    if not isinstance(binding, KeysetBinding) or binding.keyset.config != str(settings.digest):
+        raise ConfigError("prove-config", "--config is not what the service attests")
+
+
+def _pinned(operator: Operator, session: Session) -> httpx2.BaseTransport:
+    if operator.certificate is not None:
+        try:
+            session.tls.load_cert_chain(operator.certificate)
+        except OSError:  # ssl.SSLError is one
+            raise ConfigError("prove-argument", "--operator-cert is no PEM with its key") from None
+    return httpx2.HTTPTransport(verify=session.tls, trust_env=False)
+
+
+def _socket(directory: Path) -> httpx2.BaseTransport:
+    return httpx2.HTTPTransport(uds=str(directory / "engine.sock"))
 
 
 def _token_needles(target: Target, canaries: Canaries) -> dict[str, bytes]:

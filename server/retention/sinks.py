@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from server.retention.answers import search_answers
 from server.retention.asking import Asked
@@ -24,6 +25,7 @@ from server.retention.places import (
     search_swap,
 )
 from server.retention.search import Search, Searched, joined
+from server.settings import SettingsFile
 
 _LATEST_SECONDS = 2
 """How long a line may take from the service to the file of its log."""
@@ -47,6 +49,17 @@ class NotSearched:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """A place that the attested settings say does not exist."""
+
+    name: str
+    why: str
+
+
+Place: TypeAlias = Sink | NotSearched | Absent
+
+
+@dataclass(frozen=True, slots=True)
 class Local:
     """What of this machine belongs to the service; nothing of it where that is elsewhere."""
 
@@ -58,17 +71,20 @@ class Local:
     run_directory: Path | None = None
     directories: tuple[Path, ...] = ()
     """Further places that are its own: configuration, databases, volumes."""
+    settings: SettingsFile | None = None
+    """Its attested settings, where they are at hand."""
 
 
 def sinks(
     asked: Asked, canaries: Canaries, *, local: Local, dumps: CoreDumps, since: int
-) -> tuple[Sink | NotSearched, ...]:
+) -> tuple[Place, ...]:
     """Return every place, in the order of a report. `since` is when the first canary was sent."""
     return (
         Sink("answers", lambda search: search_answers(search, asked, canaries)),
         _log(asked, local),
+        _metrics(asked, local),
         _engine_metrics(asked),
-        _paths("telemetry", local.telemetry, "--telemetry FILE: what a collector received"),
+        _telemetry(local),
         _run_directory(local),
         _of_processes(
             "mounts of the engine",
@@ -85,11 +101,11 @@ def sinks(
 
 def sinks_after_crash(
     asked: Asked, *, local: Local, dumps: CoreDumps, since: int
-) -> tuple[Sink | NotSearched, ...]:
+) -> tuple[Place, ...]:
     """Return the places that outlive the processes of an engine."""
     return (
         _log(asked, local),
-        _paths("telemetry", local.telemetry, "--telemetry FILE: what a collector received"),
+        _telemetry(local),
         _run_directory(local),
         _paths("directories", local.directories, "--directory DIR: configuration, databases"),
         _of_processes("this machine", local, lambda search: _machine(search, since=since)),
@@ -98,7 +114,7 @@ def sinks_after_crash(
     )
 
 
-def _log(asked: Asked, local: Local) -> Sink | NotSearched:
+def _log(asked: Asked, local: Local) -> Place:
     name = "log and audit"
     if not local.logs:
         return NotSearched(name, "give --log FILE: all that the processes of the service print")
@@ -124,7 +140,28 @@ def _noted(search: Search, logs: Iterable[Path], ids: set[str]) -> Searched:
     return searched
 
 
-def _engine_metrics(asked: Asked) -> Sink | NotSearched:
+def _telemetry(local: Local) -> Place:
+    name = "telemetry"
+    settings = local.settings
+    if settings is not None and (settings.telemetry is None or settings.telemetry.otlp is None):
+        return Absent(name, "by its settings the service pushes none")
+    return _paths(name, local.telemetry, "--telemetry FILE: what a collector received")
+
+
+def _metrics(asked: Asked, local: Local) -> Place:
+    name = "metrics"
+    page = asked.metrics
+    if page is None and local.settings is not None and local.settings.operator is None:
+        return Absent(name, "by its settings the service has no listener for operators")
+    if page is None:
+        return NotSearched(name, "give --operator-url and a login with role metrics")
+    if not page.expected or not page.body:
+        failed = Searched(unread=(f"/metrics of the operator listener: {page.status}",))
+        return Sink(name, lambda _: failed)
+    return Sink(name, lambda search: search.text("/metrics", page.body + page.headers.encode()))
+
+
+def _engine_metrics(asked: Asked) -> Place:
     name = "metrics of the engine"
     pages = [a for a in asked.by_engine if a.sent.path == "/metrics" and b"vllm:" in a.body]
     if not pages:
@@ -132,7 +169,7 @@ def _engine_metrics(asked: Asked) -> Sink | NotSearched:
     return Sink(name, lambda search: joined(search.text("/metrics", page.body) for page in pages))
 
 
-def _run_directory(local: Local) -> Sink | NotSearched:
+def _run_directory(local: Local) -> Place:
     name = "run directory"
     directory = local.run_directory
     if directory is None:
@@ -140,7 +177,7 @@ def _run_directory(local: Local) -> Sink | NotSearched:
     return Sink(name, lambda search: search.tree(directory))
 
 
-def _paths(name: str, paths: tuple[Path, ...], need: str) -> Sink | NotSearched:
+def _paths(name: str, paths: tuple[Path, ...], need: str) -> Place:
     if not paths:
         return NotSearched(name, f"give {need}")
     return Sink(name, lambda search: joined(_file_or_tree(search, path) for path in paths))
@@ -151,9 +188,7 @@ def _file_or_tree(search: Search, path: Path) -> Searched:
     return searched if searched.places else searched + Searched(unread=(f"{path}: nothing there",))
 
 
-def _of_processes(
-    name: str, local: Local, look: Callable[[Search], Searched]
-) -> Sink | NotSearched:
+def _of_processes(name: str, local: Local, look: Callable[[Search], Searched]) -> Place:
     return Sink(name, look) if local.pids else NotSearched(name, _SAME_MACHINE)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from server.retention.vectors import Writer
 from tests.attested_gateway import policy_text, report_of
 from tests.gateway_kit import MODEL, EchoEngine, Gateway, prepared, running
 
+ROOT = Path(__file__).parents[2]
 WORKER = "import time; time.sleep(600)"
 TREE = (
     "import subprocess, sys;"
@@ -60,14 +63,20 @@ def words(gateway: Gateway, tmp_path):
     return ["prove-retention", gateway.url, *files]
 
 
-def test_from_elsewhere_nothing_is_proven_although_nothing_is_found(words, capsys):
-    assert main(words) == 6
+def test_from_elsewhere_nothing_is_proven_although_nothing_is_found(
+    gateway, words, tmp_path, capsys
+):
+    (tmp_path / "token").write_text("a.b.c")
+    login = ["--operator-url", gateway.url, "--operator-token", str(tmp_path / "token")]
+    assert main([*words, *login]) == 6
     said = capsys.readouterr().out
     assert "log and audit            not searched: give --log" in said
     assert "swap                     not searched: give --pid" in said
     assert "not looked for: token ids" in said
     assert "not a pass" in said
     assert "FOUND" not in said
+    # the gateway under test has no listener for operators: its answer is no page of metrics
+    assert "not read: /metrics of the operator listener: 401" in said
 
 
 def test_an_engine_that_keeps_what_it_is_asked_is_found(gateway, words, tmp_path, capsys):
@@ -100,6 +109,23 @@ def test_a_service_that_does_not_verify_is_sent_nothing(gateway, words, tmp_path
     seen = len(gateway.engine.bodies)
     assert main(words) == 5
     assert len(gateway.engine.bodies) == seen
+
+
+def test_a_certificate_that_is_none_is_said(gateway, words, tmp_path, capsys):
+    (tmp_path / "pem").write_text("none")
+    login = ["--operator-url", gateway.url, "--operator-cert", str(tmp_path / "pem")]
+    assert main([*words, *login]) == 2
+    assert "prove-argument" in capsys.readouterr().err
+
+
+def test_settings_of_another_service_are_refused(words, tmp_path, capsys):
+    text = (ROOT / "configs/simulated.yaml").read_text().replace("../.tacit", str(tmp_path))
+    (tmp_path / "serve.yaml").write_text(text)
+    for named in re.findall(rf"{tmp_path}\S+\.(?:pem|pub|crt)", text):
+        Path(named).parent.mkdir(parents=True, exist_ok=True)
+        Path(named).write_text("a trust file")
+    assert main([*words, "--config", str(tmp_path / "serve.yaml")]) == 2
+    assert "prove-config" in capsys.readouterr().err
 
 
 # -- a crash

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from attestation.codec import parse_yaml
 from server.retention.asking import Asked
 from server.retention.canary import Canaries
 from server.retention.places import CoreDumps, search_swap
@@ -20,6 +21,7 @@ from server.retention.search import Search, Searched
 from server.retention.senders import Answered
 from server.retention.sinks import Local, NotSearched, Sink, sinks
 from server.retention.vectors import Sent
+from server.settings import SettingsFile
 
 CANARIES = Canaries.of(bytes(range(50, 66)))
 CANARY = CANARIES.at("prompt")
@@ -79,13 +81,15 @@ def local(place: Path, *pids: int) -> Local:
 
 
 def looked(what: Local, answers: Asked | None = None, *, since: int) -> dict[str, Looked]:
+    """Search every sink but the whole machine, which takes its time."""
     dumps = CoreDumps.of(what.pids)
     places = sinks(answers or asked(), CANARIES, local=what, dumps=dumps, since=since)
-    return {sink.name: sink for sink in look(SEARCH, places)}
+    quick = [place for place in places if not (what.pids and place.name == "this machine")]
+    return {sink.name: sink for sink in look(SEARCH, quick)}
 
 
 def one(name: str, what: Local, answers: Asked | None = None, *, since: int = 0) -> Looked:
-    """Search one sink alone; a whole machine takes its time."""
+    """Search one sink alone."""
     dumps = CoreDumps.of(what.pids)
     places = sinks(answers or asked(), CANARIES, local=what, dumps=dumps, since=since)
     (found,) = look(SEARCH, [sink for sink in places if sink.name == name])
@@ -108,7 +112,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and other proc
 @needs_root
 def test_a_service_that_keeps_nothing_is_clean_in_every_sink(place, start):
     since = time.time_ns()
-    found = looked(local(place, private(start)), since=since)
+    page = answered("", body=b"up 1", path="/metrics")
+    found = looked(local(place, private(start)), replace(asked(), metrics=page), since=since)
     assert {name: sink.clean for name, sink in found.items()} == dict.fromkeys(found, True)
     proof = Proof(True, asked(), tuple(found.values()), 36)
     assert proof.verdict == "nothing-found"
@@ -205,7 +210,28 @@ def test_a_canary_in_the_metrics_of_the_engine_is_found():
     assert found.searched.found
 
 
+def test_a_canary_in_the_operators_metrics_is_found():
+    page = answered("", body=b'x{a="7"} 1', path="/metrics")
+    clean = replace(asked(), metrics=page)
+    assert one("metrics", Local(), clean).clean
+    leaking = replace(page, body=f'x{{a="{CANARY}"}} 1'.encode())
+    assert one("metrics", Local(), replace(asked(), metrics=leaking)).searched.found
+
+
 # -- what was not searched is never a pass
+
+
+def test_metrics_that_were_refused_were_not_read():
+    refused = replace(asked(), metrics=answered("", 403, body=b"{}", path="/metrics"))
+    assert one("metrics", Local(), refused).searched.unread
+
+
+def test_what_the_attested_settings_leave_out_needs_no_search():
+    text = (Path(__file__).parents[2] / "configs/simulated.yaml").read_bytes()
+    settings = parse_yaml(SettingsFile, text, name="simulated.yaml")
+    for name in ("metrics", "telemetry"):
+        assert one(name, Local(settings=settings)).clean
+        assert one(name, Local()).not_searched
 
 
 def test_from_elsewhere_only_answers_are_searched():
