@@ -169,6 +169,11 @@ class KeyRing:
 Change = Callable[[KeyRing], KeyRing]
 
 
+def public(entry: KeyEntry) -> dict[str, str]:
+    """Return what whoever reads the file may know of a key."""
+    return {name: value for name, value in entry.model_dump().items() if name != "tag"}
+
+
 def key_tag(key_id: str, secret: bytes, pepper: Confidential[bytes]) -> bytes:
     """Return the HMAC of a secret, as its 43 characters, under the pepper."""
     parts = length_prefixed(key_id.encode(), secret)

@@ -38,4 +38,8 @@ def operator_table(ready: Ready, telemetry: Telemetry) -> tuple[OperatorRoute, .
     return (
         OperatorRoute("GET", "/metrics", "metrics", telemetry.metrics),
         OperatorRoute("GET", "/v1/admin/status", "admin", admin.status),
+        OperatorRoute("GET", "/v1/admin/keys", "admin", admin.keys),
+        OperatorRoute("POST", "/v1/admin/keys", "admin", admin.create),
+        OperatorRoute("POST", "/v1/admin/keys/rotate", "admin", admin.rotate),
+        OperatorRoute("POST", "/v1/admin/keys/revoke", "admin", admin.revoke),
     )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from attestation.confidential import Confidential
-from server.apikeys import KeyEntry, KeyRing, checksum, key_tag, moment
+from server.apikeys import Change, KeyEntry, KeyFile, KeyRing, checksum, key_tag, moment
 from server.errors import Unauthenticated
 
 _KEY = re.compile(rb"(sk-tacit-([a-z0-9]{8})-([A-Za-z0-9_-]{43}))-([0-9a-f]{8})", re.ASCII)
@@ -33,6 +33,18 @@ class Keys(Protocol):
 
     def authenticate(self, header: bytes | None, now: datetime) -> Caller:
         """Return the caller or raise `Unauthenticated`."""
+        ...
+
+
+class KeyStore(Keys, Protocol):
+    """Keys that can be listed and changed while they are used; both raise `ConfigError`."""
+
+    def listed(self) -> KeyFile:
+        """Return the file as it is now."""
+        ...
+
+    def change(self, change: Change) -> KeyFile:
+        """Write the next version of the file and use it at once."""
         ...
 
 

@@ -139,6 +139,9 @@ MESSAGES = MappingProxyType(
         "tenant-busy": "All places of this tenant are taken; try again after Retry-After.",
         "rate_limit_exceeded": "The quota of this minute is used up; try again after Retry-After.",
         "over-quota": "This request may cost more than a minute's quota; lower max_tokens or n.",
+        "admin-request": "Compare the body with the admin API's documents; a field does not fit.",
+        "admin-key-unknown": "No key has this id; list the keys.",
+        "admin-keys-unwritable": "The key file cannot be written; change it with tacit apikey.",
         "operator-login": "Log in with a certificate or token that the settings list.",
         "operator-role": "Ask an operator who has the role; the settings give roles.",
         # -- where

@@ -17,10 +17,10 @@ from attestation.tokens import Issuer, key_set, listed
 from server import exchange
 from server.access import OperatorCertificates, OperatorLogin, OperatorTokens, Role
 from server.certificates import authority, listing, presented
-from server.errors import Forbidden, Unauthenticated
+from server.errors import Forbidden, MethodNotAllowed, Unauthenticated
 from server.onion import Audit, Errors, Intake
 from server.ready import Clock, Ready
-from server.routes import Endpoint, Method, unknown
+from server.routes import Endpoint, unknown
 
 _BODY_BYTES = 64 * 1024
 _READ_SECONDS = 10
@@ -108,24 +108,33 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Guarded:
-    """One row: the role is asked for before the method, so a stranger to it learns nothing."""
+    """The rows of one path; a role is asked for before the method."""
 
-    row: OperatorRoute
+    rows: tuple[OperatorRoute, ...]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operator: Operator = scope[_OPERATOR]
-        if self.row.role not in operator.roles:
-            exchange.of(scope).route = self.row.path
+        exchange.of(scope).route = self.rows[0].path
+        wanted = "GET" if scope["method"] == "HEAD" else scope["method"]
+        opened = [row for row in self.rows if row.role in operator.roles]
+        if not opened or any(row.method == wanted for row in self.rows if row not in opened):
             raise Forbidden("operator-role")
-        method = Method(self.row.method, self.row.path, self.row.endpoint)
-        await method(scope, receive, send)
+        found = [row for row in opened if row.method == wanted]
+        if not found:
+            raise MethodNotAllowed(
+                "method-not-allowed", allow=", ".join(row.method for row in opened)
+            )
+        await found[0].endpoint(scope, receive, send)
 
 
 def create_operator_app(
     ready: Ready, identify: Identify, *, table: tuple[OperatorRoute, ...]
 ) -> ASGIApp:
     """Return the application of the operator listener; every act and refusal is audited."""
-    routes = [Route(row.path, _Guarded(row)) for row in table]
+    paths = dict.fromkeys(row.path for row in table)
+    routes = [
+        Route(path, _Guarded(tuple(row for row in table if row.path == path))) for path in paths
+    ]
     app: ASGIApp = Router(routes, redirect_slashes=False, default=unknown)
     app = _Known(app, identify, ready.clock)
     app = Intake(app, _BODY_BYTES, _READ_SECONDS)

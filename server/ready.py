@@ -11,7 +11,7 @@ from attestation.keyset import Keyset
 from attestation.types import Nonce
 from server.admission import Admission
 from server.audit import AuditSink
-from server.auth import Keys
+from server.auth import KeyStore
 from server.engine.protocol import Engine
 from server.logins import ClientLogins
 from server.quota import Quotas
@@ -36,7 +36,7 @@ class Ready:
     """A guest that has its keys, its evidence and its engines. The port opens on nothing less."""
 
     models: Mapping[str, ServedModel]
-    keys: Keys
+    keys: KeyStore
     logins: ClientLogins
     keyset: Keyset
     report: Callable[[Nonce], Awaitable[bytes]]

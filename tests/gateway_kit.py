@@ -20,10 +20,10 @@ from attestation.keyset import Keyset, Posture
 from attestation.keyset import ServedModel as Served
 from attestation.types import Digest, Nonce
 from server.admission import Admission
-from server.apikeys import FreshKey, KeyRing
+from server.apikeys import Change, FreshKey, KeyFile, KeyRing
 from server.app import create_app, public_routes
 from server.audit import AUDIT_FIELDS, AuditEvent
-from server.auth import ApiKeys
+from server.auth import ApiKeys, Caller
 from server.engine.protocol import EngineAnswer, EngineBroken, EngineStatus
 from server.listener import Address, serve
 from server.logins import ClientLogins
@@ -213,7 +213,24 @@ def counted(
     return found
 
 
-def keys(*tenants: str, now: datetime = NOW) -> tuple[ApiKeys, list[str]]:
+class KeysInMemory:
+    """A key store without a file."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        self.ring = ring
+
+    def authenticate(self, header: bytes | None, now: datetime) -> Caller:
+        return ApiKeys.of(self.ring).authenticate(header, now)
+
+    def listed(self) -> KeyFile:
+        return self.ring.file
+
+    def change(self, change: Change) -> KeyFile:
+        self.ring = change(self.ring)
+        return self.ring.file
+
+
+def keys(*tenants: str, now: datetime = NOW) -> tuple[KeysInMemory, list[str]]:
     """Make one key a tenant."""
     ring, made = KeyRing.empty(PEPPER), []
     for number, tenant in enumerate(tenants):
@@ -221,7 +238,7 @@ def keys(*tenants: str, now: datetime = NOW) -> tuple[ApiKeys, list[str]]:
         since, life = now - timedelta(days=1), timedelta(days=2)
         ring = ring.create(fresh, tenant=tenant, name="test", now=since, life=life)
         made.append(fresh.text().reveal())
-    return ApiKeys.of(ring), made
+    return KeysInMemory(ring), made
 
 
 def keyset(spki: Digest) -> Keyset:
@@ -234,6 +251,8 @@ def keyset(spki: Digest) -> Keyset:
         jurisdiction="CH",
         engine="echo 1",
         audit=AUDIT_FIELDS,
+        filters=(),
+        telemetry=(),
     )
     served = (Served(name=MODEL, manifest=digest),)
     return Keyset(version=1, tls_spki=str(spki), config=digest, models=served, posture=posture)

@@ -12,7 +12,7 @@ from attestation.codec import parse_yaml
 from attestation.commands.files import Commands
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
-from server.apikeys import FreshKey, KeyEntry, KeyFile, KeyRing
+from server.apikeys import FreshKey, KeyFile, KeyRing, public
 from server.keyfile import fresh_key, locked, read, write
 
 _MAX_PEPPER = 4096
@@ -106,11 +106,6 @@ def _show(file: KeyFile, fresh: FreshKey, *, as_json: bool) -> int:
     print(f"key {entry.id} of {entry.tenant} until {entry.expires}", file=sys.stderr)
     print("it is not shown again; the file holds only its HMAC", file=sys.stderr)
     return 0
-
-
-def public(entry: KeyEntry) -> dict[str, str]:
-    """Return what anyone with the file may know of a key."""
-    return {name: value for name, value in entry.model_dump().items() if name != "tag"}
 
 
 def _now() -> datetime:
