@@ -161,6 +161,20 @@ def _platform(case: Case) -> Answer:
     return actual in accepted, " or ".join(accepted), actual
 
 
+def _platform_kind(case: Case) -> Answer:
+    accepted, platform = case.file.tdx.platform_kind, case.facts.tdx.platform
+    flags = (
+        ("dynamic", platform.dynamic),
+        ("cached keys", platform.cached_keys),
+        ("SMT", platform.smt),
+    )
+    said = {True: "", False: "not ", None: "unstated: "}
+    actual = ", ".join([platform.sgx_kind, *(f"{said[flag]}{name}" for name, flag in flags)])
+    if accepted == "any":
+        return True, "any", actual
+    return accepted.accepts(platform), accepted.words, actual
+
+
 def _module_signer(case: Case) -> Answer:
     accepted, actual = case.file.tdx.module.signer, case.facts.tdx.report.mr_signer_seam.hex()
     if accepted == "intel":
@@ -244,6 +258,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("tdx.xfam", "the guest uses the expected CPU features and no others", _xfam),
     Rule("tdx.platform", "the guest runs on a processor this policy names", _platform),
+    Rule("tdx.platform-kind", "the machine is built as this policy expects", _platform_kind),
     Rule("tdx.module-signer", "the TDX module is signed by whom we expect", _module_signer),
     Rule("tdx.module-measurement", "the TDX module is one this policy names", _module_measurement),
     Rule("tdx.mrtd", "the firmware that booted is one we built", _measured("mrtd")),

@@ -126,6 +126,7 @@ CODES = MappingProxyType(
         "tdx.attributes": "start the guest without debug and with the attributes the policy "
         "expects",
         "tdx.xfam": "start the guest with the CPU features (XFAM) the policy expects",
+        "tdx.platform-kind": "read what Intel certified of the machine's build before accepting it",
         "tdx.platform": "find out whose machine this is before adding its PPID to the policy",
         "tdx.module-signer": "reinstall Intel's signed TDX module on the host",
         "tdx.module-measurement": "compare the host's TDX module with the policy's list",

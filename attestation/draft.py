@@ -85,6 +85,7 @@ class Draft:
             f"  td_attributes: {_masked(attributes)}",
             f"  xfam: {_masked(xfam)}",
             "  platforms: any                     # or PPIDs: only processors whose place you know",
+            "  platform_kind: any                 # or {sgx_types: [scalable], dynamic: any, …}",
             "  module: {signer: intel, measurement: any}",
             "  guests:                            # a set per image and VM shape; sets do not mix",
             f"    - name: {_text(self.name)}",

@@ -297,6 +297,8 @@ def policy_sentences(file: PolicyFile) -> Iterator[str]:
     yield f"  collateral evaluation number {tcb.minimum_evaluation_number} or later"
     yield f"             at most {tcb.collateral_max_age_days} days old"
     yield f"  platforms  {_words(tdx.platforms)}"
+    kind = tdx.platform_kind
+    yield f"  kind       {kind if isinstance(kind, str) else kind.words}"
     yield f"  module     signer {_words(tdx.module.signer)}"
     yield f"             measurement {_words(tdx.module.measurement)}"
     for guest in tdx.guests:

@@ -19,7 +19,7 @@ from pydantic import (
 from attestation.codec import Document
 from attestation.gpu.report import Mode
 from attestation.keyset import DigestText, Line, Name
-from attestation.tdx.claims import TcbStatus
+from attestation.tdx.claims import Platform, TcbStatus
 
 _DEBUG_BITS = 0xFF
 """TD_ATTRIBUTES bits 7..0, the TUD group: any of them set makes a TD untrusted (TDX module ABI)."""
@@ -208,6 +208,38 @@ class Guest(Document):
         }
 
 
+class PlatformKind(Document):
+    """What Intel certified of the machine's build, in the SGX extension of its PCK certificate."""
+
+    sgx_types: Annotated[
+        tuple[Literal["standard", "scalable", "scalable-with-integrity"], ...], _some("SGX type")
+    ]
+    """How its memory is protected."""
+    dynamic: Literal["any", "refused"]
+    """Whether packages may be added to the platform later."""
+    cached_keys: Literal["any", "refused"]
+    """Whether Intel's registration service keeps the platform's root keys."""
+    smt: Literal["any", "refused"]
+    """Whether two hardware threads share a core."""
+
+    def accepts(self, platform: Platform) -> bool:
+        """Say whether `platform` is of this kind; what the certificate leaves open is refused."""
+        flags = (
+            (self.dynamic, platform.dynamic),
+            (self.cached_keys, platform.cached_keys),
+            (self.smt, platform.smt),
+        )
+        known = all(word == "any" or flag is False for word, flag in flags)
+        return known and platform.sgx_kind in self.sgx_types
+
+    @property
+    def words(self) -> str:
+        """What is accepted, in one line."""
+        flags = (("dynamic", self.dynamic), ("cached keys", self.cached_keys), ("SMT", self.smt))
+        refused = "".join(f", not {name}" for name, word in flags if word == "refused")
+        return " or ".join(self.sgx_types) + refused
+
+
 class TdxPolicy(Document):
     """Expectations of the TDX quote and its collateral."""
 
@@ -216,6 +248,7 @@ class TdxPolicy(Document):
     xfam: Masked
     platforms: Literal["any"] | Annotated[tuple[Hex16, ...], _some("platform")]
     """PPIDs of the processors that may run the guest; `any` trusts every genuine one."""
+    platform_kind: Literal["any"] | PlatformKind
     module: ModulePolicy
     guests: Annotated[tuple[Guest, ...], _some("guest")]
 

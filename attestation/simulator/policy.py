@@ -29,6 +29,7 @@ root:
   td_attributes: {{mask: "ffffffffffffffff", value: "{attributes}"}}
   xfam: {{mask: "ffffffffffffffff", value: "{xfam}"}}
   platforms: ["{ppid}"]
+  platform_kind: {{sgx_types: [scalable], dynamic: any, cached_keys: any, smt: any}}
   module: {{signer: intel, measurement: ["{mr_seam}"]}}
   guests:
     - name: simulated-td

@@ -121,6 +121,9 @@ class Tcb:
         return min(self.tcb_info_evaluation, self.qe_identity_evaluation)
 
 
+_SGX_KINDS = ("standard", "scalable", "scalable-with-integrity")
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """The machine, from the SGX extension of its PCK certificate."""
@@ -139,7 +142,15 @@ class Platform:
     dynamic: bool | None
     """More packages may be added; `None` where the certificate does not say."""
     cached_keys: bool | None
+    """Intel's registration service keeps the platform's root keys."""
     smt: bool | None
+    """Two hardware threads share a core."""
+
+    @property
+    def sgx_kind(self) -> str:
+        """The SGX type in words, or its number where it has none."""
+        number = self.sgx_type
+        return _SGX_KINDS[number] if 0 <= number < len(_SGX_KINDS) else str(number)
 
 
 @dataclass(frozen=True, slots=True)

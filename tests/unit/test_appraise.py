@@ -53,6 +53,7 @@ def judged(path: str, value: object) -> World:
     return World(policy=changed_policy(path, value))
 
 
+KIND = {"sgx_types": ["scalable"], "dynamic": "any", "cached_keys": "any", "smt": "any"}
 REFUSED_BY_ONE = {
     "root.simulated": lambda: World(
         policy=Policy.load(policy_text(simulated=False).encode(), name="production")
@@ -69,6 +70,7 @@ REFUSED_BY_ONE = {
     "tdx.attributes": lambda: World(launch={"attributes": PKS}),
     "tdx.xfam": lambda: World(launch={"xfam": bytes([3]) + XFAM[1:]}),
     "tdx.platform": lambda: judged("tdx/platforms", ["ee" * 16]),
+    "tdx.platform-kind": lambda: judged("tdx/platform_kind", KIND | {"smt": "refused"}),
     "tdx.module-signer": lambda: judged("tdx/module/signer", [HEX48]),
     "tdx.module-measurement": lambda: judged("tdx/module/measurement", [HEX48]),
     "tdx.mrtd": lambda: launched(mrtd=b"\1" * 48),

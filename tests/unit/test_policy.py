@@ -1,6 +1,7 @@
 """A policy spells every expectation out, or it does not load."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from attestation.draft import Draft
 from attestation.errors import ConfigError
 from attestation.policy import Policy, intel_roots
-from tests.appraisal_world import MISSING, changed_policy, changed_text, intel, policy_text
+from attestation.policy_file import PlatformKind
+from tests.appraisal_world import (
+    MISSING,
+    World,
+    changed_policy,
+    changed_text,
+    intel,
+    policy_text,
+)
 
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 ZEROS = "00" * 48
@@ -52,6 +61,31 @@ def refusal(path, value) -> ConfigError:
         changed_policy(path, value)
     assert refused.value.code == "policy-invalid"
     return refused.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "accepted"),
+    [
+        ({}, True),
+        ({"sgx_types": ["standard", "scalable-with-integrity"]}, False),
+        ({"dynamic": "refused"}, False),
+        ({"cached_keys": "refused"}, False),
+        ({"smt": "refused"}, False),
+    ],
+)
+def test_a_policy_may_say_how_the_machine_is_built(kind, accepted):
+    wanted = {"sgx_types": ["scalable"], "dynamic": "any", "cached_keys": "any", "smt": "any"}
+    policy = changed_policy("tdx/platform_kind", wanted | kind)
+    assert isinstance(policy.file.tdx.platform_kind, PlatformKind)
+    assert policy.file.tdx.platform_kind.accepts(World().result().claims.tdx.platform) is accepted
+
+
+def test_what_a_certificate_leaves_open_is_not_taken_for_no():
+    kind = PlatformKind(sgx_types=("scalable",), dynamic="any", cached_keys="any", smt="refused")
+    platform = World().result().claims.tdx.platform
+    said = {flag: kind.accepts(replace(platform, smt=flag)) for flag in (True, False, None)}
+    assert said == {True: False, False: True, None: False}
+    assert not kind.accepts(replace(platform, smt=False, sgx_type=7))
 
 
 def test_the_built_in_root_is_intels():
