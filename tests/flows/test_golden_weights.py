@@ -13,7 +13,8 @@ from tests.chain_kit import World
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-LAYER = "model.layers.1.mlp.down_proj.weight"
+LAYER = "model.layers.0.mlp.down_proj.weight"
+"""Its exchange changes 29 of 34 golden tokens; that of the second layer changes none."""
 
 
 def turn_a_layer(checkpoint: Path) -> None:
