@@ -87,7 +87,11 @@ class OpenBao:
             headers={"x-vault-token": ROOT},
         )
         server = cls(directory, port, process, http, key[1])
-        server._equip()
+        try:
+            server._equip()
+        except BaseException:
+            server.stop()
+            raise
         return server
 
     def _equip(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import socket
@@ -50,27 +51,34 @@ def open_broker(settings: BrokerSettings, *, clock: Clock) -> KeyBroker:
     to ask again.
     """
     file = settings.file
-    kek = settings.kek()
     resources = settings.resources()
-    _prove(kek, resources)
-    store = Store.open(settings.store_url)
-    return KeyBroker(
-        store=store,
-        ledger=Ledger(store.database),
-        policy=settings.policy(),
-        resources=resources,
-        endorser=open_endorser(file.endorsements, directory=settings.directory, clock=clock),
-        kek=kek,
-        token_key=settings.token_key(),
-        limits=Limits(
-            sessions=file.limits.sessions,
-            session_time=timedelta(seconds=file.limits.session_seconds),
-            per_minute=file.limits.per_minute,
-            burst=file.limits.burst,
-        ),
-        clock=clock,
-        entropy=secrets.token_bytes,
-    )
+    policy, token_key = settings.policy(), settings.token_key()
+    endorser = open_endorser(file.endorsements, directory=settings.directory, clock=clock)
+    with contextlib.ExitStack() as opened:  # what is open is closed if the rest is refused
+        kek = settings.kek()
+        opened.callback(kek.close)
+        _prove(kek, resources)
+        store = Store.open(settings.store_url)
+        opened.callback(store.close)
+        broker = KeyBroker(
+            store=store,
+            ledger=Ledger(store.database),
+            policy=policy,
+            resources=resources,
+            endorser=endorser,
+            kek=kek,
+            token_key=token_key,
+            limits=Limits(
+                sessions=file.limits.sessions,
+                session_time=timedelta(seconds=file.limits.session_seconds),
+                per_minute=file.limits.per_minute,
+                burst=file.limits.burst,
+            ),
+            clock=clock,
+            entropy=secrets.token_bytes,
+        )
+        opened.pop_all()
+    return broker
 
 
 def _prove(kek: Kek, resources: Mapping[str, Resource]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,10 +69,10 @@ def run_check(args: argparse.Namespace) -> int:
     """Use the KEK once each way."""
     from attestation.broker.kek import open_kek
 
-    kek = open_kek(args.uri)
-    kek.check()
-    probe, aad = Confidential(b"tacit kek check"), b"tacit/v1/kek-check"
-    kek.unwrap(kek.wrap(probe, aad=aad), aad=aad)
+    with closing(open_kek(args.uri)) as kek:
+        kek.check()
+        probe, aad = Confidential(b"tacit kek check"), b"tacit/v1/kek-check"
+        kek.unwrap(kek.wrap(probe, aad=aad), aad=aad)
     return _answer(args, {"kek": kek.id, "usable": True}, f"{kek.id} can be used")
 
 
@@ -89,9 +90,9 @@ def run_rewrap(args: argparse.Namespace) -> int:
     from attestation.broker.release import unwrap
 
     wrapped = parse_wrapped(files.read(args.file), name=args.file.name)
-    secret = unwrap(wrapped, open_kek(args.key))
-    kek = open_kek(args.to)
-    changes = {"kek": kek.id, "wrapped": b64(kek.wrap(secret, aad=wrapped.aad))}
+    with closing(open_kek(args.key)) as old, closing(open_kek(args.to)) as kek:
+        secret = unwrap(wrapped, old)
+        changes = {"kek": kek.id, "wrapped": b64(kek.wrap(secret, aad=wrapped.aad))}
     again = wrapped.model_copy(update=changes | {"created": datetime.now(UTC)})
     files.write(args.out, again.model_dump_json(indent=2).encode() + b"\n")
     return _answer(args, {"resource": wrapped.resource, "kek": kek.id}, "")
@@ -107,8 +108,8 @@ def run_wrap(args: argparse.Namespace) -> int:
     secret = sys.stdin.buffer.read(MAX_RESOURCE + 1)
     if not 0 < len(secret) <= MAX_RESOURCE:
         raise ConfigError("wrap-size", f"a secret has 1 to {MAX_RESOURCE} bytes")
-    kek = open_kek(args.key)
-    wrapped = kek.wrap(Confidential(secret), aad=secret_aad(resource))
+    with closing(open_kek(args.key)) as kek:
+        wrapped = kek.wrap(Confidential(secret), aad=secret_aad(resource))
     document = WrappedSecret(
         version=1,
         kind="secret",

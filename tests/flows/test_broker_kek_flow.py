@@ -31,7 +31,10 @@ def _world(tmp_path):
 def use(world, uri):
     """Wrap the model's key with another KEK and serve that alone."""
     world.kek = open_kek(uri)
-    world.wrap_model()
+    try:
+        world.wrap_model()
+    finally:
+        world.kek.close()
     resources = [
         {
             "resource": MODEL_KEY,
@@ -41,7 +44,6 @@ def use(world, uri):
         }
     ]
     world.write_config(kek=uri, resources=resources)
-    world.kek.close()
 
 
 def released(world, url):
