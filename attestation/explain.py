@@ -14,6 +14,7 @@ from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
 from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
 from attestation.gpu.claims import GpuClaims
+from attestation.keyset import Posture
 from attestation.policy_file import PolicyFile, stamp
 from attestation.tdx.claims import TdxClaims
 
@@ -223,10 +224,18 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
         yield f"  where  the TLS key {keyset.tls_spki} exists only inside this guest"
         yield f"  keeps  retention {posture.retention}, training {posture.training} (stated)"
         yield f"         operated by {posture.operator}; jurisdiction {posture.jurisdiction}"
+        yield f"         {posture.engine}; filters {', '.join(posture.filters) or 'none'}"
+        yield f"         told of a request: {_told(posture)}"
     elif facts.binding is None:
         yield "  where  nothing here ties the quote to a key or a nonce: it may be old or relayed"
     else:
         yield "  where  bound to the key a broker will answer to, for its nonce"
+
+
+def _told(posture: Posture) -> str:
+    """Say how much is written about a request; the names are in the JSON and on the page."""
+    parts = (("fields of audit", posture.audit), ("attributes of telemetry", posture.telemetry))
+    return ", ".join(f"{len(names)} {what}" for what, names in parts if names) or "nothing"
 
 
 def short(value: bytes) -> str:

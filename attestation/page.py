@@ -265,7 +265,9 @@ def _keeps(facts: Facts) -> Iterator[_Row]:
     yield _Row("Operator", posture.operator)
     yield _Row("Jurisdiction", posture.jurisdiction)
     yield _Row("Engine", posture.engine)
+    yield _Row("Filters", ", ".join(posture.filters) or "none")
     yield _Row("Audit fields", ", ".join(posture.audit) or "none")
+    yield _Row("Telemetry", ", ".join(posture.telemetry) or "none")
 
 
 def _devices(devices: tuple[GpuClaims, ...]) -> Iterator[str]:

@@ -8,7 +8,8 @@ from asyncio.subprocess import DEVNULL, PIPE
 from attestation.errors import ConfigError
 from attestation.keyset import Posture
 from server.audit import AUDIT_FIELDS
-from server.settings import EngineSettings, Settings
+from server.settings import EngineSettings, Settings, SettingsFile
+from server.telemetry.vocabulary import Vocabulary
 
 _VERSION = """
 from importlib.metadata import distributions
@@ -19,7 +20,7 @@ _SECONDS = 60
 
 
 async def posture(settings: Settings) -> Posture:
-    """Return what is kept (nothing), who operates this where, and which engine answers."""
+    """Return what is kept (nothing) and told, who operates this where, and which engine answers."""
     versions = {
         await _engine_version(settings, model.engine) for model in settings.file.models.values()
     }
@@ -30,7 +31,18 @@ async def posture(settings: Settings) -> Posture:
         jurisdiction=settings.file.posture.jurisdiction,
         engine=", ".join(sorted(versions)),
         audit=AUDIT_FIELDS,
+        filters=(),
+        telemetry=telemetry_attributes(settings.file),
     )
+
+
+def telemetry_attributes(file: SettingsFile) -> tuple[str, ...]:
+    """Return the names of what may be told about requests, to a collector or to operators."""
+    told = file.telemetry
+    if file.operator is None and (told is None or told.otlp is None):
+        return ()  # counted, perhaps, and shown to nobody
+    tenants = told is not None and told.tenants
+    return tuple(sorted(Vocabulary.of(models=(), routes=(), tenants=tenants).checks))
 
 
 async def _engine_version(settings: Settings, engine: EngineSettings) -> str:

