@@ -1,5 +1,6 @@
 """Values, their schema and the README say the same, and the commands in the README exist."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -65,32 +66,32 @@ def test_every_example_is_explained():
     assert named == {path.stem for path in (CHART / "scenarios").glob("*.yaml")}
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["serve"],
-        ["broker"],
-        ["doctor"],
-        ["measure"],
-        ["seal"],
-        ["releases"],
-        ["kek", "rewrap"],
-        ["endorse", "fetch"],
-        ["endorse", "bundle"],
-        ["apikey", "new"],
-        ["apikey", "revoke"],
-        ["policy", "sign"],
-        ["verify", "service"],
-        ["verify", "report"],
-    ],
-    ids=" ".join,
-)
-def test_a_command_of_the_runbooks_exists(words):
+COMMANDS = sorted(set(re.findall(r"`(?:\[)?(tacit [a-z][^`]+)`", README)))
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_exists_with_its_options(line, capsys):
     from server.cli import main
 
+    words = re.findall(r"[^ \[\]]+", line)[1:]
+    acts = list(itertools.takewhile(re.compile(r"[a-z][a-z-]*").fullmatch, words))
     with pytest.raises(SystemExit) as end:
-        main([*words, "--help"])
+        main([*acts, "--help"])
     assert end.value.code == 0
+    offered = capsys.readouterr().out
+    options = {word for word in words if word.startswith("--")}
+    assert {option for option in options if not re.search(rf"{option}\b", offered)} == set()
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) > 12
+
+
+def test_every_script_and_file_that_the_readme_names_exists():
+    named = set(re.findall(r"scripts/[a-z-]+", README))
+    assert {name for name in named if not (ROOT / name).is_file()} == set()
+    linked = set(re.findall(r"\]\((?!http)([^)#]+)", README))
+    assert {path for path in linked if not (CHART / path).exists()} == set()
 
 
 def test_no_file_of_the_chart_is_too_long_to_read():
