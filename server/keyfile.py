@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import secrets
 import string
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-import yaml
 
 from attestation.codec import MAX_JSON
 from attestation.confidential import Confidential
@@ -48,7 +48,9 @@ class ApiKeyFile:
         self.path = path
         self.pepper = pepper
         self._version = _version(path)
-        self._keys: ApiKeys | None
+        self._using = threading.Lock()
+        self._newest: KeyFile | None = None
+        self._keys: ApiKeys | None = None
         self._use(KeyRing.load(read(path), pepper, name=path.name))
         self._looked = time.monotonic()
 
@@ -69,7 +71,7 @@ class ApiKeyFile:
         with locked(self.path):
             ring = change(self._checked())
             write(self.path, ring.file)
-        self._use(ring)
+            self._use(ring)
         return ring.file
 
     def _look(self) -> None:
@@ -89,17 +91,19 @@ class ApiKeyFile:
             self._use(ring)
 
     def _use(self, ring: KeyRing) -> None:
-        self._newest = ring.file
-        self._keys = ApiKeys.of(ring)
+        keys = ApiKeys.of(ring)
+        with self._using:
+            # a thread that read before another wrote must not bring the older keys back
+            if self._newest is None or ring.file.serial >= self._newest.serial:
+                self._newest, self._keys = ring.file, keys
         seen = {"keys": len(ring.file.keys), "serial": ring.file.serial}
         log.info("api keys read", extra=seen)
 
     def _checked(self) -> KeyRing:
         ring = KeyRing.load(read(self.path), self.pepper, name=self.path.name)
-        if ring.file.serial < self._newest.serial or (
-            ring.file.serial == self._newest.serial and ring.file != self._newest
-        ):
-            why = f"serial {ring.file.serial} after {self._newest.serial}"
+        newest = self._newest
+        if newest is not None and ring.file != newest and ring.file.serial <= newest.serial:
+            why = f"serial {ring.file.serial} after {newest.serial}"
             raise ConfigError("api-keys-older", why)
         return ring
 
@@ -136,7 +140,7 @@ def read(path: Path) -> bytes:
 
 def write(path: Path, file: KeyFile) -> None:
     """Replace the key file in one step that survives a crash, readable by its owner only."""
-    data = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False).encode()
+    data = json.dumps(file.model_dump(mode="json"), indent=1).encode()
     if len(data) > MAX_JSON:
         raise ConfigError("api-keys-unwritable", f"{path.name} would have {len(data)} bytes")
     beside = path.with_name(f".{path.name}.new")

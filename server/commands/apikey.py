@@ -8,11 +8,10 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from attestation.codec import parse_yaml
 from attestation.commands.files import Commands
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
-from server.apikeys import FreshKey, KeyFile, KeyRing, public
+from server.apikeys import FreshKey, KeyFile, KeyRing, parse_key_file, public
 from server.keyfile import fresh_key, locked, read, write
 
 _MAX_PEPPER = 4096
@@ -62,7 +61,7 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    file = parse_yaml(KeyFile, read(args.keys), name=args.keys.name)
+    file = parse_key_file(read(args.keys), name=args.keys.name)
     entries = [public(entry) for entry in file.keys]
     if args.json:
         print(json.dumps(entries))

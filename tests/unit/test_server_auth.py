@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation.cli import run
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
-from server.apikeys import FreshKey, KeyRing, moment
+from server.apikeys import FreshKey, KeyEntry, KeyRing, moment
 from server.auth import ApiKeys, Caller
 from server.commands import apikey
 from server.errors import Rejected, Unauthenticated, Unavailable
@@ -121,7 +122,7 @@ def forged(ring, **changes) -> str:
     """Return the code with which a changed file is refused; the host keeps the MAC it has."""
     document = ring.file.model_dump(mode="json") | changes
     with pytest.raises(ConfigError) as caught:
-        KeyRing.load(yaml.safe_dump(document).encode(), PEPPER, name="keys")
+        KeyRing.load(json.dumps(document).encode(), PEPPER, name="keys")
     return caught.value.code
 
 
@@ -261,7 +262,7 @@ def test_a_damaged_key_file_lets_nobody_in_until_it_is_mended(tmp_path, damage):
         path.unlink()
     else:
         text = path.read_text()
-        path.write_text("version: [" if damage == "break" else text.replace("acme", "evil"))
+        path.write_text("{" if damage == "break" else text.replace("acme", "evil"))
     until(lambda: refusal(live, bearer(key)) == "keys-unavailable")
     with pytest.raises(Unavailable):
         live.authenticate(bearer(key), NOW)
@@ -284,6 +285,63 @@ def test_changes_of_several_programs_at_once_are_all_kept(tmp_path):
         list(threads.map(add, range(16)))
     assert files[0].listed().serial == 17
     assert len(files[0].listed().keys) == 16
+
+
+def test_a_killed_program_leaves_the_file_as_it_was_or_as_it_became(tmp_path):
+    path, pepper = tmp_path / "keys.yaml", tmp_path / "pepper"
+    pepper.write_bytes(PEPPER.reveal())
+    write(path, NOBODY.file)
+    words = [sys.executable, "-c", _ADD_FOR_EVER, path, pepper]
+    serials = []
+    for seconds in (0.05, 0.02):
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"begun\n"
+            time.sleep(seconds)
+            process.kill()
+        serials.append(KeyRing.load(path.read_bytes(), PEPPER, name="keys").file.serial)
+    assert sorted(set(serials)) == serials
+    live = ApiKeyFile(path, PEPPER)
+    after = live.change(lambda ring: ring.revoke(ring.file.keys[0].id))
+    assert after.serial == serials[-1] + 1
+
+
+_ADD_FOR_EVER = """
+import datetime, sys, pathlib
+from attestation.confidential import Confidential
+from server.keyfile import ApiKeyFile, fresh_key
+path, pepper = map(pathlib.Path, sys.argv[1:])
+file = ApiKeyFile(path, Confidential(pepper.read_bytes()))
+now, life = datetime.datetime(2026, 11, 25, tzinfo=datetime.UTC), datetime.timedelta(days=1)
+def add(ring):
+    return ring.create(fresh_key(ring.file), tenant="a", name="x", now=now, life=life)
+file.change(add)
+print("begun", flush=True)
+while True:
+    file.change(add)
+"""
+
+
+def test_ten_thousand_keys_are_read_beside_requests_without_a_pause():
+    entries = tuple(
+        KeyEntry(
+            id=f"k{number:07d}",
+            tenant="acme",
+            name="ci",
+            created="2026-01-01T00:00:00Z",
+            expires="2027-01-01T00:00:00Z",
+            tag="00" * 32,
+        )
+        for number in range(10_000)
+    )
+    full = KeyRing(NOBODY.file.model_copy(update={"keys": entries}), PEPPER)
+    ring = full.revoke("k0000000")
+    begun = time.process_time()
+    of = loaded(ring)
+    assert time.process_time() - begun < 1
+    assert len(of.entries) == 9_999
+    with pytest.raises(ConfigError) as caught:
+        full.create(fresh(), tenant="a", name="x", now=NOW, life=timedelta(days=1))
+    assert caught.value.code == "api-key-invalid"
 
 
 def test_a_directory_that_cannot_be_written_changes_nothing(tmp_path):
