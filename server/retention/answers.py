@@ -10,8 +10,8 @@ from server.retention.canary import Canaries
 from server.retention.search import Search, Searched, joined
 from server.retention.senders import Answered
 
-_WORDS = ("choices",)
-"""Members of an answer that hold what the model said."""
+_EVENT_WORDS = frozenset({"arguments", "delta", "item", "logprobs", "name", "part", "text"})
+"""Members of an event of the Responses API that hold what the model said."""
 
 
 def search_answers(search: Search, asked: Asked, canaries: Canaries) -> Searched:
@@ -44,7 +44,8 @@ def _whole(
 
 def _documents(body: bytes) -> Iterator[object]:
     """Yield the JSON of an answer or of the events of a stream, which may have been cut."""
-    lines = body.splitlines() if body.startswith(b"data:") else [b"data: " + body]
+    streamed = body.startswith((b"data:", b"event:"))
+    lines = body.splitlines() if streamed else [b"data: " + body]
     for line in lines:
         text = line.removeprefix(b"data: ")
         if text.startswith((b"{", b"[{")):
@@ -55,6 +56,15 @@ def _documents(body: bytes) -> Iterator[object]:
 
 
 def _without_words(document: object) -> object:
+    """Return a document without the members that hold what the model said."""
     if not isinstance(document, dict):
         return document
-    return {name: None if name in _WORDS else value for name, value in document.items()}
+    words: frozenset[str] = frozenset({"choices"})
+    if document.get("object") == "response":
+        words = frozenset({"output"})
+    elif str(document.get("type")).startswith("response."):
+        words = _EVENT_WORDS
+    rest = {name: value for name, value in document.items() if name not in words}
+    if "response" in rest:
+        rest["response"] = _without_words(rest["response"])
+    return rest

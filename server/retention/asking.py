@@ -15,7 +15,8 @@ from server.retention.vectors import Sent, Writer
 from server.retention.wire import Wire
 from server.settings import LimitSettings
 
-_OPEN = ("/v1/models", "/healthz", "/readyz", f"/v1/attestation/report?nonce={'7' * 64}")
+OPEN = ("/v1/models", "/healthz", "/readyz", f"/v1/attestation/report?nonce={'7' * 64}")
+"""Routes that answer without a body."""
 _METRICS = Sent("", b"", "/metrics", "GET")
 _CUT_OR_LATE = (CUT, 504)
 _LONGEST_TIMEOUT_SECONDS = 120
@@ -87,7 +88,7 @@ class Service:
                 for writer in writers:
                     by_engine += engine.each(engine_vectors.behind_the_gateway(writer))
                 by_engine.append(engine.ask(_METRICS))
-            answers += self.gateway.each(Sent("", b"", path, "GET") for path in _OPEN)
+            answers += self.gateway.each(Sent("", b"", path, "GET") for path in OPEN)
             answers.append(stalled.result())
         if not self.engines:
             not_provoked.append(

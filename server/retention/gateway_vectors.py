@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from server.retention import responses_vectors
 from server.retention.vectors import (
     CHAT,
     EITHER,
@@ -20,6 +21,7 @@ from server.retention.vectors import (
     user,
 )
 from server.schemas.requests import ChatRequest, CompletionRequest
+from server.schemas.responses import ResponsesRequest
 
 
 def served(writer: Writer) -> Iterator[Sent]:
@@ -27,6 +29,7 @@ def served(writer: Writer) -> Iterator[Sent]:
     yield from _conversations(writer)
     yield from _tools_and_formats(writer)
     yield from _completions(writer)
+    yield from responses_vectors.served(writer)
 
 
 def _conversations(writer: Writer) -> Iterator[Sent]:
@@ -91,7 +94,12 @@ def _completions(writer: Writer) -> Iterator[Sent]:
 
 def wrong(writer: Writer) -> Iterator[Sent]:
     """Every field of the schemas with values of the wrong type."""
-    for kind, make in ((ChatRequest, writer.chat), (CompletionRequest, writer.completion)):
+    kinds = (
+        (ChatRequest, writer.chat),
+        (CompletionRequest, writer.completion),
+        (ResponsesRequest, writer.response),
+    )
+    for kind, make in kinds:
         for name, declared in kind.model_fields.items():
             position = f"{kind.__name__} {name}"
             canary = writer.canaries.at(position)
@@ -123,6 +131,7 @@ def refused(writer: Writer) -> Iterator[Sent]:
             yield writer.chat(kind, EITHER, response_format=shape(schema), stream=stream)
             named = function(parameters=schema)
             yield writer.chat(kind, EITHER, tools=[named], tool_choice="required", stream=stream)
+    yield from responses_vectors.refused(writer)
     yield from _raw(writer)
 
 

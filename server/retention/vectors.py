@@ -9,7 +9,7 @@ from typing import Any
 
 from server.retention.canary import Canaries
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 REFUSED = range(400, 500)
 SERVED = range(200, 201)
 EITHER = range(200, 500)
@@ -74,6 +74,12 @@ class Writer:
         short = {"model": self.model, "prompt": "Tacit", "max_tokens": 4, "temperature": 0}
         body = json.dumps({**short, **fields}).encode()
         return Sent(position, body, path=COMPLETIONS, statuses=statuses)
+
+    def response(self, position: str, statuses: range = SERVED, **fields: Any) -> Sent:
+        """Return a request to the Responses API with `fields` in it."""
+        short = {"model": self.model, "input": "Tacit", "max_output_tokens": 4, "temperature": 0}
+        body = json.dumps({**short, **fields}).encode()
+        return Sent(position, body, path=RESPONSES, statuses=statuses)
 
     def schemas(self, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """JSON Schemas that engines support, with a canary in each kind of place."""

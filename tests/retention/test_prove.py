@@ -13,11 +13,16 @@ from pathlib import Path
 import pytest
 
 from server.cli import main
+from server.retention import gateway_vectors
+from server.retention.asking import OPEN
 from server.retention.canary import Canaries
 from server.retention.crash import crash, leaves
 from server.retention.places import family
 from server.retention.senders import Sender
 from server.retention.vectors import Writer
+from server.routes import router
+from server.schemas.requests import ChatRequest, CompletionRequest
+from server.schemas.responses import ResponsesRequest
 from tests.attested_gateway import policy_text, report_of
 from tests.gateway_kit import MODEL, EchoEngine, Gateway, prepared, running
 
@@ -126,6 +131,25 @@ def test_settings_of_another_service_are_refused(words, tmp_path, capsys):
         Path(named).write_text("a trust file")
     assert main([*words, "--config", str(tmp_path / "serve.yaml")]) == 2
     assert "prove-config" in capsys.readouterr().err
+
+
+def test_every_route_and_every_field_is_written_to():
+    writer = Writer(Canaries.of(bytes(16)), MODEL, 1024)
+    groups = (
+        gateway_vectors.served,
+        gateway_vectors.refused,
+        gateway_vectors.wrong,
+        gateway_vectors.outside,
+    )
+    sent = [one for group in groups for one in group(writer)]
+    paths = {(one.method, one.path.partition("?")[0]) for one in sent}
+    paths |= {("GET", path.partition("?")[0]) for path in OPEN}
+    for route in router(prepared().ready).routes:
+        method = route.endpoint.method
+        assert [p for m, p in paths if m == method and route.path_regex.match(p)], route.path
+    canaries = {one.position for one in sent if writer.canaries.head in str((one.path, one.body))}
+    for kind in (ChatRequest, CompletionRequest, ResponsesRequest):
+        assert {f"{kind.__name__} {name}" for name in kind.model_fields} <= canaries
 
 
 # -- a crash

@@ -183,6 +183,14 @@ LEAKS = {
     "a header": answered("prompt", headers=f"[('x', '{CANARY}')]"),
     "a field": answered("prompt", body=f'{{"user": "{CANARY}", "choices": []}}'.encode()),
     "an event": answered("prompt", body=f'data: {{"choices": [], "id": "{CANARY}"}}\n\n'.encode()),
+    "a response": answered(
+        "prompt", body=f'{{"object": "response", "output": [], "user": "{CANARY}"}}'.encode()
+    ),
+    "an event of a response": answered(
+        "prompt",
+        body=b'event: response.created\ndata: {"type": "response.created", "response": '
+        + f'{{"object": "response", "instructions": "{CANARY}"}}}}\n\n'.encode(),
+    ),
     "another's answer": answered("stop", body=f'{{"choices": ["{CANARY}"]}}'.encode()),
     "what is no JSON": answered("stop", body=f"event {CANARY}".encode()),
 }
@@ -194,9 +202,16 @@ def test_a_canary_in_an_answer_is_found(place, leak):
     assert found.searched.found
 
 
-def test_a_model_may_say_what_it_was_told(place):
-    own = answered("prompt", body=f'{{"choices": ["{CANARY}"]}}'.encode())
-    assert one("answers", Local(), asked(own)).clean
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"choices": ["{CANARY}"]}}',
+        f'{{"object": "response", "output": ["{CANARY}"]}}',
+        f'event: x\ndata: {{"type": "response.output_text.delta", "delta": "{CANARY}"}}\n\n',
+    ],
+)
+def test_a_model_may_say_what_it_was_told(body):
+    assert one("answers", Local(), asked(answered("prompt", body=body.encode()))).clean
 
 
 def test_a_canary_in_what_is_said_to_those_who_speak_no_http_is_found():
