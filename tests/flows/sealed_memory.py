@@ -1,0 +1,52 @@
+"""Runs in the engine's environment: stream and verify sealed packages; print the memory it took.
+
+python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]...   ->   a JSON line {"load", "verify"} each
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tacit_vllm.stream import tensors
+
+from attestation.confidential import data_key
+from attestation.types import Digest
+from attestation.weights import SealedModel
+
+
+def peak(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def extra(act) -> int:
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew
+    before = peak("VmRSS:")
+    act()
+    return peak("VmHWM:") - before
+
+
+def main(package: Path, signer: bytes, dek: bytes, manifest: Digest) -> None:
+    opened = SealedModel.open(package, signer=Ed25519PublicKey.from_public_bytes(signer))
+    room = torch.zeros(64 << 20, dtype=torch.bfloat16)
+
+    def load() -> None:
+        with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
+            for _, tensor in tensors(model, skip=lambda _: False):
+                room[: tensor.numel()].copy_(tensor.flatten())
+
+    def verify() -> None:
+        with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
+            model.verify()
+
+    print(json.dumps({"load": extra(load), "verify": extra(verify)}))
+
+
+if __name__ == "__main__":
+    signer, dek = bytes.fromhex(sys.argv[1]), bytes.fromhex(sys.argv[2])
+    for package, manifest in zip(sys.argv[3::2], sys.argv[4::2], strict=True):
+        main(Path(package), signer, dek, Digest.parse(manifest))
