@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,4 +145,8 @@ def _operator(arguments: argparse.Namespace) -> Operator | None:
 
 
 def _secret(path: Path) -> str:
-    return read(path).decode("ascii", errors="replace").strip()
+    """Read one word that goes into a header."""
+    text = read(path).decode("latin-1").strip()
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ConfigError("prove-argument", f"{path.name} is not a file with one word to log in by")
+    return text

@@ -69,7 +69,10 @@ class Service:
         answer = self.gateway.ask(Sent("models", b"", "/v1/models", "GET"))
         if not answer.expected:
             raise Undecidable("prove-models", f"the list of models was answered {answer.status}")
-        return {m["id"]: m["max_model_len"] for m in json.loads(answer.body)["data"]}
+        try:
+            return {m["id"]: int(m["max_model_len"]) for m in json.loads(answer.body)["data"]}
+        except (ValueError, KeyError, TypeError):
+            raise Undecidable("prove-models", "the list of models is not one of ours") from None
 
     def ask(self, canaries: Canaries) -> Asked:
         """Send everything, to every model."""

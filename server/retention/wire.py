@@ -28,12 +28,13 @@ class Wire:
 
     def babble(self, canaries: Canaries) -> bytes:
         """Send what is no TLS, and inside of TLS what is no HTTP; return all answers."""
-        with self._plain() as plain:
+        said = b""
+        with contextlib.suppress(OSError), self._plain() as plain:
             plain.sendall(f"GET /{canaries.at('no TLS')} HTTP/1.1\r\n\r\n".encode())
-            said = _drain(plain)
+            said += _drain(plain)
         name = f"{canaries.at('server name')}.invalid"
         for line in (canaries.at("no HTTP"), f"GET / HTTP/{canaries.at('no version')}"):
-            with self._secure(name) as secure:
+            with contextlib.suppress(OSError), self._secure(name) as secure:
                 secure.sendall(f"{line}\r\n\r\n".encode())
                 said += _drain(secure)
         return said
@@ -47,7 +48,8 @@ class Wire:
             "Connection: close\r\n\r\n"
         )
         sent = Sent("stalled", half, CHAT, statuses=_TOO_SLOW)
-        with self._secure(self.host) as secure:
+        answer = b""
+        with contextlib.suppress(OSError), self._secure(self.host) as secure:
             secure.sendall(head.encode() + half)
             answer = _drain(secure, seconds=patience)
         top, _, body = answer.partition(b"\r\n\r\n")

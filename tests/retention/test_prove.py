@@ -116,6 +116,13 @@ def test_a_service_that_does_not_verify_is_sent_nothing(gateway, words, tmp_path
     assert len(gateway.engine.bodies) == seen
 
 
+def test_a_file_without_a_key_is_said(words, tmp_path, capsys):
+    for text in (b"", b"two words", b"\xff\x00"):
+        (tmp_path / "key").write_bytes(text)
+        assert main(words) == 2
+        assert "prove-argument" in capsys.readouterr().err
+
+
 def test_a_certificate_that_is_none_is_said(gateway, words, tmp_path, capsys):
     (tmp_path / "pem").write_text("none")
     login = ["--operator-url", gateway.url, "--operator-cert", str(tmp_path / "pem")]
