@@ -12,7 +12,7 @@ FEW = 3
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | words,
     lambda inner: st.lists(inner, max_size=FEW) | st.dictionaries(words, inner, max_size=FEW),
     max_leaves=6,
 )
@@ -71,6 +71,9 @@ def _array(schema: dict[str, Any], schemas: dict[str, Any]) -> SearchStrategy[li
 def _object(schema: dict[str, Any], schemas: dict[str, Any]) -> SearchStrategy[dict[str, Any]]:
     fields = {name: values(each, schemas) for name, each in schema.get("properties", {}).items()}
     if not fields:
+        for pattern, inner in schema.get("patternProperties", {}).items():
+            keys = _string({"pattern": pattern}, schemas)
+            return st.dictionaries(keys, values(inner, schemas), max_size=FEW)
         inner = schema.get("additionalProperties")
         named = values(inner, schemas) if isinstance(inner, dict) else anything
         keys = _string(schema.get("propertyNames", {}), schemas)
