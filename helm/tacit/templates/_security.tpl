@@ -40,6 +40,10 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
   add: [SYS_ADMIN, NET_ADMIN, SETPCAP]
+{{- if eq .Values.tee.mode "kata" }}
+seccompProfile:
+  type: RuntimeDefault  # here and not at the pod, where genpolicy does not know it
+{{- end }}
 {{- if eq .Values.tee.mode "nodeCvm" }}
 appArmorProfile:
   type: Unconfined  # the default profile denies mount(2), and with it the engine's isolation
