@@ -325,6 +325,9 @@ CODES = MappingProxyType(
         "key-model": "ask for the model this engine serves",
         "key-spent": "start as many workers as `tensor_parallel_size`; each gets the key once",
         # -- API keys (server.apikeys, server.keyfile, server.commands.apikey)
+        "operators-arguments": "compare the arguments with `tacit apikey --help`",
+        "operators-unreachable": "compare the operators' address and your login with its settings",
+        "operators-refused": "do what the message says; it is the guest's own",
         "api-keys-missing": "create the key file with `tacit apikey new`, or correct its path",
         "api-keys-forged": "write the file with `tacit apikey` and the pepper of this deployment",
         "api-keys-older": "find out who put an older key file back; write a newer version of it",

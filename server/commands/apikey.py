@@ -1,4 +1,4 @@
-"""`tacit apikey new|list|rotate|revoke`: the operator's side of the API key file, offline."""
+"""`tacit apikey new|list|rotate|revoke`: API keys, in their file or on a running guest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from attestation.commands.files import Commands
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
 from server.apikeys import FreshKey, KeyFile, KeyRing, parse_key_file, public
+from server.commands.operators import act, add_operators
 from server.keyfile import fresh_key, locked, read, write
 
 _MAX_PEPPER = 4096
@@ -41,14 +43,18 @@ def register(commands: Commands) -> None:
     revoke.set_defaults(run=_revoke)
 
     for parser in (new, rotate, revoke):
-        parser.add_argument("--pepper", required=True, type=Path, help="the broker's pepper")
+        parser.add_argument("--pepper", type=Path, help="the broker's pepper")
     for parser in (new, listing, rotate, revoke):
-        parser.add_argument("--keys", required=True, type=Path, help="the key file")
+        parser.add_argument("--keys", type=Path, help="the key file")
+        add_operators(parser)
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def _new(args: argparse.Namespace) -> int:
-    pepper = _pepper(args.pepper)
+    if args.operators is not None:
+        asked = {"tenant": args.tenant, "name": args.name, "days": args.days}
+        return _show(act(args, "keys", asked), as_json=args.json)
+    pepper = _pepper(args)
     with locked(args.keys):
         first = not args.keys.exists()
         ring = KeyRing.empty(pepper) if first else _ring(args.keys, pepper)
@@ -57,12 +63,17 @@ def _new(args: argparse.Namespace) -> int:
             fresh, tenant=args.tenant, name=args.name, now=_now(), life=timedelta(days=args.days)
         )
         write(args.keys, after.file)
-    return _show(after.file, fresh, as_json=args.json)
+    return _show(_made(after.file, fresh), as_json=args.json)
 
 
 def _list(args: argparse.Namespace) -> int:
-    file = parse_key_file(read(args.keys), name=args.keys.name)
-    entries = [public(entry) for entry in file.keys]
+    if args.operators is not None:
+        entries = act(args, "keys")["keys"]
+    elif args.keys is None:
+        raise ConfigError("operators-arguments", "name --keys, or --operators and its arguments")
+    else:
+        file = parse_key_file(read(args.keys), name=args.keys.name)
+        entries = [public(entry) for entry in file.keys]
     if args.json:
         print(json.dumps(entries))
         return 0
@@ -74,20 +85,27 @@ def _list(args: argparse.Namespace) -> int:
 def _rotate(args: argparse.Namespace) -> int:
     if not 0 <= args.hours <= 24 * 90:
         raise ConfigError("api-key-invalid", f"{args.hours} hours, between 0 and {24 * 90}")
-    overlap = timedelta(hours=args.hours)
+    if args.operators is not None:
+        asked = {"id": args.id, "hours": args.hours}
+        return _show(act(args, "keys/rotate", asked), as_json=args.json)
+    overlap, pepper = timedelta(hours=args.hours), _pepper(args)
     with locked(args.keys):
-        ring = _ring(args.keys, _pepper(args.pepper))
+        ring = _ring(args.keys, pepper)
         fresh = fresh_key(ring.file)
         after = ring.rotate(args.id, fresh, now=_now(), overlap=overlap)
         write(args.keys, after.file)
-    return _show(after.file, fresh, as_json=args.json)
+    return _show(_made(after.file, fresh), as_json=args.json)
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    with locked(args.keys):
-        after = _ring(args.keys, _pepper(args.pepper)).revoke(args.id)
-        write(args.keys, after.file)
-    left = len(after.file.keys)
+    if args.operators is not None:
+        left = act(args, "keys/revoke", {"id": args.id})["keys"]
+    else:
+        pepper = _pepper(args)
+        with locked(args.keys):
+            after = _ring(args.keys, pepper).revoke(args.id)
+            write(args.keys, after.file)
+        left = len(after.file.keys)
     if args.json:
         print(json.dumps({"revoked": args.id, "keys": left}))
     else:
@@ -95,14 +113,16 @@ def _revoke(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(file: KeyFile, fresh: FreshKey, *, as_json: bool) -> int:
-    entry = file.entry(fresh.id)
-    key = fresh.text().reveal()
+def _made(file: KeyFile, fresh: FreshKey) -> dict[str, Any]:
+    return {**public(file.entry(fresh.id)), "key": fresh.text().reveal()}
+
+
+def _show(made: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({**public(entry), "key": key}))
+        print(json.dumps(made))
         return 0
-    print(key)
-    print(f"key {entry.id} of {entry.tenant} until {entry.expires}", file=sys.stderr)
+    print(made["key"])
+    print(f"key {made['id']} of {made['tenant']} until {made['expires']}", file=sys.stderr)
     print("it is not shown again; the file holds only its HMAC", file=sys.stderr)
     return 0
 
@@ -115,9 +135,11 @@ def _ring(path: Path, pepper: Confidential[bytes]) -> KeyRing:
     return KeyRing.load(read(path), pepper, name=path.name)
 
 
-def _pepper(path: Path) -> Confidential[bytes]:
+def _pepper(args: argparse.Namespace) -> Confidential[bytes]:
+    if args.keys is None or args.pepper is None:
+        raise ConfigError("operators-arguments", "name --keys and --pepper, or --operators")
     try:
-        with path.open("rb") as stream:
+        with args.pepper.open("rb") as stream:
             return Confidential(stream.read(_MAX_PEPPER))
     except OSError as error:
-        raise ConfigError("api-key-pepper", f"{path.name}: {error.strerror}") from None
+        raise ConfigError("api-key-pepper", f"{args.pepper.name}: {error.strerror}") from None
