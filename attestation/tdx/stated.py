@@ -123,6 +123,17 @@ def claimed_begin(collateral: bytes) -> datetime:
     )
 
 
+def claimed_end(collateral: bytes) -> datetime:
+    """Return when the first part of unverified collateral ends; raises `Malformed`."""
+    sent = Endorsed.parse(collateral)
+    return min(
+        _window(_statement(sent.document.tcb_info), what="TCB info").expires,
+        _window(_statement(sent.document.qe_identity), what="QE identity").expires,
+        _crl(sent.root_crl, what="root CRL").expires,
+        _crl(sent.pck_crl, what="PCK CRL").expires,
+    )
+
+
 def _signer(chain: tuple[bytes, ...], *, root: Root) -> Named:
     signer = Named.parse(chain[0], what="TCB signer")
     root.check_role(signer, roles=_TCB_SIGNER)

@@ -185,7 +185,7 @@ COLLATERAL = Instrument(
     "tacit.collateral.expiry",
     "gauge",
     "s",
-    "When the first statement stapled to the last report ends, in seconds since 1970.",
+    "When the first of Intel's statements stapled to the last report ends, in seconds since 1970.",
 )
 SIMULATED = Instrument(
     "tacit.simulated", "gauge", "", "1 where attestation is software and proves nothing."

@@ -27,6 +27,7 @@ from server.telemetry.meters import Meters, gauge
 from server.telemetry.otlp import Reading, Resource
 from server.telemetry.requests import Observed, Requests
 from server.telemetry.settings import TelemetrySettings
+from server.telemetry.stapled import Stapled
 from server.telemetry.vocabulary import Vocabulary
 
 ENGINE_SECONDS = 10.0
@@ -85,6 +86,7 @@ class Telemetry:
     ready: Ready
     meters: Meters
     engines: Engines
+    stapled: Stapled
     exporter: Exporter | None
     since: datetime
     certificate_expires: datetime
@@ -95,18 +97,20 @@ class Telemetry:
         """Return the `Ready` whose requests are counted, for the public listener."""
         traced = None if self.exporter is None else self.exporter.span
         sink = Observed(self.ready.audit, Requests(self.meters, traced))
-        return replace(self.ready, audit=sink)
+        return replace(self.ready, audit=sink, report=self.stapled.report)
 
     async def families(self) -> tuple[Family, ...]:
         """Return every number as it is now."""
         ready, admission = self.ready, self.ready.admission
         rotation = ready.healthy() and not admission.draining
+        ends = await self.stapled.ends()
         gauges = (
             (known.ACTIVE, admission.in_flight),
             (known.PLACES, admission.limit),
             (known.ROTATION, int(rotation)),
             (known.CERTIFICATE, self.certificate_expires.timestamp()),
             (known.SIMULATED, int(self.simulated)),
+            *([] if ends is None else [(known.COLLATERAL, ends.timestamp())]),
         )
         read = (gauge(one, value, vocabulary=self.meters.vocabulary) for one, value in gauges)
         return (*self.meters.families(), self._dropped(), *read, *await self.engines.families())
@@ -177,6 +181,7 @@ def telemetry(
             vocabulary,
             passed=settings is not None and settings.engine,
         ),
+        stapled=Stapled(ready.report),
         exporter=exporter,
         since=ready.clock(),
         certificate_expires=certificate_expires,

@@ -13,7 +13,11 @@ import yaml
 from tests.shared_data import SHARED
 
 VERSIONS = tuple(f"1.{minor}" for minor in range(31, 38))
-_CRDS = {"TLSRoute": "tlsroute.yaml"}
+_CRDS = {
+    "PrometheusRule": "prometheusrule.yaml",
+    "ServiceMonitor": "servicemonitor.yaml",
+    "TLSRoute": "tlsroute.yaml",
+}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import pytest
 from tests.helm import scenarios
 from tests.helm.helm_kit import NAMESPACE
 
-API, BROKER, ADMIN, PCCS = 8443, 8444, 8445, 8081
+API, BROKER, ADMIN, PCCS, OPERATOR, OTLP = 8443, 8444, 8445, 8081, 9443, 4318
 
 
 def pod(component, *, namespace=NAMESPACE, labels=None):
@@ -27,7 +27,8 @@ NEIGHBOUR = pod(None, labels={"app": "client"})
 ELSEWHERE = pod(None, namespace="other", labels={"app": "client"})
 DNS = pod(None, namespace="kube-system", labels={"k8s-app": "kube-dns"})
 KUBE_API, INTERNET = address("10.96.0.1"), address("203.0.113.9")
-NAMED = {API: "https", BROKER: "https", ADMIN: "admin"}
+SCRAPER = pod(None, namespace="monitoring", labels={"app": "prometheus"})
+NAMED = {API: "https", BROKER: "https", ADMIN: "admin", OPERATOR: "operator"}
 
 
 def _selects(selector, labels):
@@ -126,6 +127,13 @@ def reaches(name, source, target, *, port, protocol="TCP"):
         ("kata-pccs", SERVER, address("192.0.2.50"), PCCS, True),
         ("broker-pccs", BROKER_POD, address("192.0.2.50"), PCCS, True),
         ("broker-pccs", BROKER_POD, address("192.0.2.30"), PCCS, False),
+        ("nodecvm-monitored", SCRAPER, SERVER, OPERATOR, True),
+        ("nodecvm-monitored", SCRAPER, SERVER, API, False),
+        ("nodecvm-monitored", address("10.1.2.3"), SERVER, OPERATOR, False),
+        ("nodecvm-monitored", NEIGHBOUR, SERVER, OPERATOR, False),
+        ("nodecvm-monitored", SERVER, address("192.0.2.60"), OTLP, True),
+        ("nodecvm-monitored", SERVER, INTERNET, OTLP, False),
+        ("nodecvm", SERVER, address("192.0.2.60"), OTLP, False),
         ("external-ipv6", VERIFY, address("2001:db8::21"), API, True),
         ("external-ipv6", VERIFY, address("2001:db8::22"), API, False),
     ],

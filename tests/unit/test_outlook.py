@@ -8,7 +8,7 @@ import pytest
 from attestation.cli import main
 from attestation.simulator.intel import Statements
 from attestation.simulator.statements import PlatformLevel, TcbInfo, Validity
-from attestation.tdx.stated import claimed_begin
+from attestation.tdx.stated import claimed_begin, claimed_end
 from tests.appraisal_world import NOW, World, changed_text, intel, policy_text
 from tests.shared_data import vectors
 
@@ -139,6 +139,11 @@ def test_a_single_collateral_has_no_outlook(capsys, simulated):
 def test_collateral_begins_when_its_last_part_does():
     late = Statements(tcb_info=TcbInfo(validity=Validity(5 * DAY, 30 * DAY)))
     assert claimed_begin(intel().collateral(NOW, state=late)) == NOW + 5 * DAY
+
+
+def test_collateral_ends_when_its_first_part_does():
+    short = Statements(tcb_info=TcbInfo(validity=Validity(-DAY, 2 * DAY)))
+    assert claimed_end(intel().collateral(NOW, state=short)) == NOW + 2 * DAY
 
 
 def test_the_first_collateral_is_judged_as_if_it_were_alone(capsys, simulated):

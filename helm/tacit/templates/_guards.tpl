@@ -24,6 +24,7 @@ one must be refused before it is read.
 {{- if .Values.broker.enabled -}}{{- include "tacit.brokerGuards" . -}}{{- end -}}
 {{- include "tacit.modeGuards" . -}}
 {{- include "tacit.networkGuards" . -}}
+{{- include "tacit.monitoringGuards" . -}}
 {{- range .Values.extraObjects -}}
 {{- if eq .kind "Secret" -}}
 {{- fail "VALIDATION_ERROR kind=secret_values: extraObjects holds a Secret; values are stored in the release, so make Secrets elsewhere and name them" -}}

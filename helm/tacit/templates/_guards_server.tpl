@@ -109,6 +109,8 @@
 {{- range $config.models }}{{ $named = append $named .signer }}{{ end -}}
 {{- if eq $config.broker.protocol "native" }}{{ $named = append $named $config.broker.statement_key }}{{ end -}}
 {{- if eq $config.gpu.mode "insecure-simulated" }}{{ $named = concat $named (list $config.gpu.device_root $config.gpu.rim_root) }}{{ end -}}
+{{- with $config.operator }}{{ $named = append $named (eq .login.kind "mtls" | ternary .login.ca .login.jwks) }}{{ end -}}
+{{- with $config.telemetry }}{{ with .otlp }}{{ $named = append $named .ca }}{{ end }}{{ end -}}
 {{- range uniq $named -}}
 {{- if not (hasKey $root.Values.server.trustFiles .) -}}
 {{- fail (printf "VALIDATION_ERROR kind=trust_file: server.config names %s, which server.trustFiles does not hold; paths beside the configuration are plain names" .) -}}
