@@ -40,7 +40,8 @@ class Issuer:
             raise NotAuthentic("token", "no bearer token")
         try:
             claims = jwt.decode(token, self.keys, algorithms=list(ALGORITHMS)).claims
-        except (JoseError, ValueError, TypeError, KeyError):
+        except (JoseError, ValueError, TypeError, KeyError, RecursionError):
+            # the last for a header of nested brackets, which is read before any signature
             raise NotAuthentic("token", "the token does not verify") from None
         second = now.timestamp()
         if claims.get("iss") != self.name or self.audience not in listed(claims.get("aud")):
