@@ -72,8 +72,10 @@ class Engines:
                 text = await engine.metrics()
         except (EngineBroken, TimeoutError):
             return (self._up(model, 0),)
-        said = vllm.families(text, model=model, vocabulary=self.vocabulary)
-        return (self._up(model, 1), *(said if self.passed else ()))
+        if not self.passed:
+            return (self._up(model, 1),)
+        said = await asyncio.to_thread(vllm.families, text, model=model, vocabulary=self.vocabulary)
+        return (self._up(model, 1), *said)
 
     def _up(self, model: str, value: int) -> Family:
         return gauge(known.ENGINE_UP, value, {names.MODEL: model}, vocabulary=self.vocabulary)

@@ -53,6 +53,18 @@ def test_the_example_loads(deployment):
     }
 
 
+def test_the_authority_of_a_collector_is_measured(deployment, tmp_path):
+    otlp = "  otlp: {url: https://otel.example, ca: otel.pem, interval_seconds: 15}\n"
+    text = EXAMPLE.replace("telemetry:  ", "telemetry:\n" + otlp + "# ", 1)
+    (tmp_path / "configs").mkdir()
+    authority = tmp_path / "configs" / "otel.pem"
+    authority.write_bytes(b"one")
+    before = Settings.load(deployment(text))
+    assert before.trust["telemetry.otlp"] == b"one"
+    authority.write_bytes(b"other")
+    assert Settings.load(deployment(text)).digest != before.digest
+
+
 def test_a_changed_comment_changes_the_digest(deployment):
     before = Settings.load(deployment()).digest
     assert Settings.load(deployment(EXAMPLE + "# more\n")).digest != before
