@@ -102,6 +102,10 @@ class CallItem(_Item):
     name: FunctionName
     arguments: Annotated[str, StringConstraints(max_length=1_048_576)]
     namespace: RefusedEgress = None
+    caller: Dropped = None
+    async_: Dropped = None
+    """Also under the name that `model_dump()` of the SDK gives it."""
+    async_in_json: Dropped = Field(default=None, alias="async")
 
     def to_engine(self) -> dict[str, Any]:
         """Return the item in the engine's words."""

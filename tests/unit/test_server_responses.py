@@ -71,7 +71,8 @@ def test_items_lose_their_ids_and_keep_their_words():
          "content": [{"type": "reasoning_text", "text": "hm"}], "encrypted_content": None},
         {"type": "message", "id": "msg_9", "role": "assistant", "status": "in_progress",
          "content": [text], "phase": None},
-        {**CALL, "id": "fc_9", "status": "completed", "namespace": None},
+        {**CALL, "id": "fc_9", "status": "completed", "namespace": None,
+         "caller": None, "async_": None, "async": None},
         {**OUTPUT, "output": [{"type": "input_text", "text": "seen"}]},
     ]  # fmt: skip
     assert sent(asked(input=items))["input"] == [
