@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc.jwk import OctKey, RSAKey
 
+from attestation.codec import parse_yaml
 from attestation.errors import ConfigError
+from attestation.types import Digest
 from server.access import OperatorCertificates, OperatorTokens
 from server.app import operator_table
 from server.listener import Address, listening
+from server.operate import operator_listening, operator_login
 from server.operator import create_operator_app, identify_by
+from server.settings import Settings, SettingsFile
 from server.tls import ClientAuthority, server_context
 from tests.gateway_kit import counted, prepared
 from tests.logins import AUDIENCE, ISSUER, Authority, Provider, with_certificate
@@ -196,4 +202,36 @@ def test_a_file_that_is_no_set_of_public_keys_stops_the_start(data):
 def test_a_file_that_is_no_authority_stops_the_start(data):
     with pytest.raises(ConfigError) as caught:
         identify_by(by_certificate(people={"dns:ops": ["admin"]}), data)
+    assert caught.value.code == "login-ca"
+
+
+def settings(port: int, trusted: bytes) -> Settings:
+    example = Path(__file__).parents[2] / "configs" / "simulated.yaml"
+    login = {"kind": "mtls", "ca": "ca.pem", "people": {"dns:ops": ["admin"]}}
+    section = {"operator": {"host": "127.0.0.1", "port": port, "login": login}}
+    text = example.read_bytes() + yaml.safe_dump(section).encode()
+    file = parse_yaml(SettingsFile, text, name="serve.yaml")
+    return Settings(file, example.parent, Digest.sha256(text), {"operator.login": trusted})
+
+
+async def test_the_section_of_the_settings_opens_the_port_it_names(tmp_path):
+    ca = Authority(NOW)
+    file, _ = ca.issue(tmp_path, x509.DNSName("ops"))
+    gateway = prepared()
+    gateway.ready = replace(gateway.ready, clock=lambda: NOW)
+    asked = settings(0, ca.pem)
+    login = operator_login(asked)
+    own = {"ready": gateway.ready, "identity": gateway.identity, "telemetry": counted(gateway)}
+    async with operator_listening(asked, login, **own) as address:
+        gateway.port = address.port
+        assert await ask(gateway, STATUS, file=file) == (200, None)
+        with pytest.raises(ConfigError) as caught:
+            async with operator_listening(settings(address.port, ca.pem), login, **own):
+                pass
+        assert caught.value.code == "port-taken"
+
+
+def test_a_login_that_cannot_work_stops_the_start_before_any_engine():
+    with pytest.raises(ConfigError) as caught:
+        operator_login(settings(0, b"no certificate"))
     assert caught.value.code == "login-ca"
