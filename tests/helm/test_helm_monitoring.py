@@ -116,6 +116,20 @@ def test_rules_fire_when_they_should_and_not_otherwise(tmp_path):
         }
         for failures, alerts in cases
     ]
+    first = next(rule for rule in RULES if rule["alert"] == "TacitAuditUnavailable")
+    lost = 'tacit_requests_total{namespace="a",error_type="audit-unavailable"}'
+    heard = {"exp_labels": fired["exp_labels"], "exp_annotations": first["annotations"]}
+    tests.append(
+        {
+            "interval": "1m",
+            "input_series": [{"series": lost, "values": "_x10 1x20"}],
+            "alert_rule_test": [
+                {"eval_time": "9m", "alertname": first["alert"], "exp_alerts": []},
+                {"eval_time": "12m", "alertname": first["alert"], "exp_alerts": [heard]},
+                {"eval_time": "25m", "alertname": first["alert"], "exp_alerts": []},
+            ],
+        }
+    )
     now = next(rule for rule in RULES if rule["alert"] == "TacitCertificateEnds")
     tests.append(
         {
