@@ -2,7 +2,7 @@
 
 A request reserves the most tokens it could cost before the engine sees it, and gets back what it
 did not use. So between any two moments a tenant uses at most its bucket and what flowed in since.
-Arithmetic is in whole numbers of a token's billionth of a minute's share: nothing is rounded.
+Levels count tokens times the nanoseconds of a minute, in whole numbers: nothing is rounded.
 """
 
 from __future__ import annotations
