@@ -100,16 +100,7 @@ class World:
         world.write_policy("default.yaml")
         world.write_policy("resource.yaml")
         world.wrap_model()
-        wrapped = world.kek.wrap(Confidential(PEPPER), aad=secret_aad(SECRET))
-        document = WrappedSecret(
-            version=1,
-            kind="secret",
-            resource=SECRET,
-            kek=world.kek.id,
-            wrapped=b64(wrapped),
-            created=now,
-        )
-        (directory / "pepper.json").write_bytes(document.model_dump_json().encode())
+        world.wrap_secret()
         world.write_config()
         return world
 
@@ -136,6 +127,18 @@ class World:
             created=self.now,
         )
         self.path("model.json").write_bytes(document.model_dump_json().encode())
+
+    def wrap_secret(self) -> None:
+        wrapped = self.kek.wrap(Confidential(PEPPER), aad=secret_aad(SECRET))
+        document = WrappedSecret(
+            version=1,
+            kind="secret",
+            resource=SECRET,
+            kek=self.kek.id,
+            wrapped=b64(wrapped),
+            created=self.now,
+        )
+        self.path("pepper.json").write_bytes(document.model_dump_json().encode())
 
     def write_rules(self, **changes) -> None:
         """Serve the model key under these rules, and nothing else."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import itertools
 import json
 import threading
+import time
 
 import pytest
 import yaml
@@ -16,12 +18,20 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from attestation.binding import KbsBinding
 from attestation.broker.client import NativeClient
+from attestation.broker.kek import open_kek
 from attestation.broker.native import Recipient, ReleaseAnswer, seal_to
 from attestation.broker.statement import open_release, statement_key
 from attestation.codec import b64, b64url, parse_document, parse_json
 from attestation.confidential import Confidential
 from attestation.ear import TokenKey
-from attestation.errors import ConfigError, Malformed, NotAffirmed, NotAuthentic, Refusal
+from attestation.errors import (
+    ConfigError,
+    Malformed,
+    NotAffirmed,
+    NotAuthentic,
+    Refusal,
+    Undecidable,
+)
 from attestation.simulator.guest import SoftwareGuest
 from attestation.simulator.tsm import SimulatedKernel
 from attestation.tdx.collect import TdxGuest
@@ -43,6 +53,7 @@ from tests.broker_world import (
     write_tls,
 )
 from tests.chain_kit import EXAMPLE
+from tests.openbao_server import OpenBao
 from tests.trustee_server import ERRORS, Trustee
 
 PAYLOAD = {"dek": b64(DEK), "manifest": str(MANIFEST), "minimum_version": 3}
@@ -122,6 +133,63 @@ def test_a_boot_keeps_the_digest_of_each_statement(world, guest):
             ("released", MODEL_KEY),
             ("released", SECRET),
         ]
+
+
+@pytest.fixture(name="bao", scope="module")
+def _bao(tmp_path_factory):
+    server = OpenBao.start(tmp_path_factory.mktemp("bao"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(name="kept")
+def _kept(world, bao):
+    """Keep the world's KEK in OpenBao, which is sealed now."""
+    with contextlib.closing(open_kek(bao.uri())) as world.kek:
+        world.wrap_model()
+        world.wrap_secret()
+    world.write_config(kek=bao.uri())
+    bao.seal()
+    yield
+    bao.unseal()
+
+
+def native_again(world, url, seconds):
+    return settings(world, url, protocol="native", statement_key="token.pub", retry_seconds=seconds)
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_boot_asks_again_with_growing_pauses_until_openbao_is_unsealed(world, guest, bao, caplog):
+    def refusals():
+        return [record for record in caplog.records if record.message == "broker undecided"]
+
+    def unseal():
+        while len(refusals()) < 2:
+            time.sleep(0.05)
+        bao.unseal()
+
+    with world.serving() as (_, url):
+        later = threading.Thread(target=unseal, daemon=True)
+        later.start()
+        found = unlock(native_again(world, url, 120), guest, abandoned=NEVER)
+        later.join(10)
+    assert_unlocked(found)
+    assert {record.code for record in refusals()} == {"broker-undecided"}
+    times = [record.created for record in refusals()]
+    assert all(after - before > 0.4 for before, after in itertools.pairwise(times))
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_boot_that_is_abandoned_or_out_of_time_says_why_it_has_no_key(world, guest):
+    abandoned = threading.Event()
+    with world.serving() as (_, url):
+        with pytest.raises(Undecidable, match="code kek-sealed"):
+            unlock(native_again(world, url, 0), guest, abandoned=NEVER)
+        threading.Timer(0.5, abandoned.set).start()
+        begun = time.monotonic()
+        with pytest.raises(Undecidable, match="code kek-sealed"):
+            unlock(native_again(world, url, 600), guest, abandoned=abandoned)
+        assert time.monotonic() - begun < 20
 
 
 def test_our_broker_serves_the_same_guest_over_kbs(world, guest):
