@@ -111,6 +111,16 @@ class RevocationList:
         return cls(this_update, next_update)
 
 
+def whole_bytes(der: bytes, signature: bytes) -> bool:
+    """Say whether the BIT STRING of `signature` in `der` counts no unused bits.
+
+    The count is not signed. Where the last bits are zero, other counts than 0 are DER of the same
+    signature, so a certificate or response would have several forms.
+    """
+    at = der.rfind(signature)
+    return at > 0 and der[at - 1] == 0
+
+
 def parse_pem_chain(pem: bytes, *, what: str, longest: int) -> tuple[bytes, ...]:
     """Return the DER of 2 to `longest` certificates, leaf first, from canonical PEM.
 
@@ -130,6 +140,8 @@ def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
     """Parse one DER certificate; raises `Malformed` `certificate-malformed`."""
     try:
         certificate = x509.load_der_x509_certificate(der)
+        if not whole_bytes(der, certificate.signature):
+            raise ValueError("unused bits")
     except UNREADABLE:
         raise Malformed(
             "certificate-malformed", f"{what} of {len(der)} bytes is not a certificate"

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from attestation.errors import Malformed, NotAuthentic, Undecidable
-from attestation.x509 import UNREADABLE
+from attestation.x509 import UNREADABLE, whole_bytes
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -59,6 +59,8 @@ class Link:
             certificate = x509.load_der_x509_certificate(der)
             if certificate.serial_number <= 0:  # RFC 5280 section 4.1.2.2
                 raise ValueError("serial number")
+            if not whole_bytes(der, certificate.signature):
+                raise ValueError("unused bits")
             key = certificate.public_key()
             extensions = certificate.extensions
             constraints = _value(extensions, x509.BasicConstraints)

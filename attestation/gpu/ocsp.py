@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestation.errors import Malformed, NotAuthentic, Undecidable
 from attestation.gpu.chain import Link, check_dates
-from attestation.x509 import UNREADABLE
+from attestation.x509 import UNREADABLE, whole_bytes
 
 MAX_OCSP = 16 * 1024
 """Largest response read, in bytes; one with its responder's certificate has about 1 KiB."""
@@ -95,6 +95,8 @@ def _parse(der: bytes) -> ocsp.OCSPResponse:
         _ = (response.hash_algorithm, response.signature_hash_algorithm, response.certificates)
         critical = any(item.critical for item in response.extensions)
         critical |= any(item.critical for item in response.single_extensions)
+        if not whole_bytes(der, response.signature):
+            raise _malformed("its signature is not whole bytes")
         if response.next_update_utc is None:
             raise _malformed("it does not say when its successor is due")
     except UNREADABLE:

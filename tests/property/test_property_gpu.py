@@ -4,10 +4,12 @@ import random
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.x509.ocsp import load_der_ocsp_response
 
-from attestation.errors import Refusal
+from attestation.errors import Malformed, Refusal
 from attestation.gpu.chain import Proven
 from attestation.gpu.evidence import DeviceEvidence, GpuEndorsements, GpuEvidence
+from attestation.gpu.ocsp import Responses
 from attestation.gpu.report import Kind
 from attestation.gpu.rim import Rim
 from attestation.gpu.verify import Device, nvidia_roots, verify_gpu
@@ -74,6 +76,25 @@ def accepted_flips(name, *, sample):
 @pytest.mark.parametrize("name", FLIPS)
 def test_no_flipped_bit_of_genuine_bytes_is_accepted(name):
     assert accepted_flips(name, sample=SAMPLE) == []
+
+
+@pytest.mark.parametrize("bit", [148082, 148083])
+def test_a_certificate_has_one_form(bit):
+    """Found by the exhaustive test: 1 or 2 unused bits of a signature whose last bits are zero."""
+    file, check = FLIPS["driver manifest"]
+    with pytest.raises(Malformed):
+        check(flipped(vectors(FULL, file).read_bytes(), bit))
+
+
+def test_an_ocsp_response_has_one_form():
+    evidence = GpuEvidence((nvidia().device(SINGLE, unit="gpu 0", nonce=bytes(32)),))
+    der = nvidia().endorsements(evidence, state=SINGLE).ocsp[0]
+    signature = load_der_ocsp_response(der).signature
+    at = 8 * (der.index(signature) - 1)
+    Responses.parse([der])
+    for bit in range(3):
+        with pytest.raises(Malformed):
+            Responses.parse([flipped(der, at + bit)])
 
 
 @pytest.mark.slow
