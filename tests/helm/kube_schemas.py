@@ -70,6 +70,43 @@ def _closed(schema: Any) -> Any:
     return out
 
 
+_SCALED = {
+    "scaleTargetRef": {
+        "type": "object",
+        "required": ["name"],
+        "additionalProperties": {"type": "string"},
+    },
+    "minReplicaCount": {"type": "integer", "minimum": 1},
+    "maxReplicaCount": {"type": "integer", "minimum": 1},
+    "pollingInterval": {"type": "integer"},
+    "advanced": {"type": "object"},
+    "triggers": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["type", "metadata"],
+            "additionalProperties": False,
+            "properties": {
+                "type": {"const": "prometheus"},
+                "metricType": {"enum": ["AverageValue", "Value"]},
+                "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+            },
+        },
+    },
+}
+"""What we render of KEDA's ScaledObject (keda.sh/v1alpha1), as its documentation has it."""
+
+
+@functools.cache
+def _scaled_object() -> Any:
+    top = {"apiVersion": {"const": "keda.sh/v1alpha1"}, "kind": {}, "metadata": {"type": "object"}}
+    required = ["scaleTargetRef", "triggers"]
+    spec = {"type": "object", "required": required, "additionalProperties": False}
+    schema = {"type": "object", "additionalProperties": False, "required": [*top, "spec"]}
+    schema["properties"] = top | {"spec": spec | {"properties": _SCALED}}
+    return pytest.importorskip("jsonschema_rs").Draft202012Validator(schema)
+
+
 @functools.cache
 def _foreign(kind: str, api: str) -> Any:
     path = SHARED / "crds" / _CRDS[kind]
@@ -86,7 +123,10 @@ def _foreign(kind: str, api: str) -> Any:
 def complaint(document: dict[str, Any], *, version: str) -> str | None:
     """Return why an API server of `version` would refuse `document`, or None."""
     kind, api = document["kind"], document["apiVersion"]
-    validator = _foreign(kind, api) if kind in _CRDS else _builtin(version, api, kind)
+    if kind == "ScaledObject":
+        validator = _scaled_object()
+    else:
+        validator = _foreign(kind, api) if kind in _CRDS else _builtin(version, api, kind)
     if validator is None:
         return f"{api} {kind} is unknown to Kubernetes {version}"
     error = next(validator.iter_errors(document), None)

@@ -8,6 +8,7 @@ from server import boot
 from server.engine.launch import SHUTDOWN_SECONDS
 from tests.helm import scenarios
 from tests.helm.helm_kit import HELMS, containers, find, merged, pods, rendered, with_config
+from tests.helm.test_helm_monitoring import exported
 
 EVERY = pytest.mark.parametrize("name", scenarios.ALL)
 NEEDED = ["SYS_ADMIN", "NET_ADMIN", "SETPCAP"]
@@ -116,7 +117,7 @@ def test_a_selector_selects_its_own_pods_and_never_changes(name):
             wanted = document["spec"]["selector"]["matchLabels"]
             assert wanted.items() <= document["spec"]["template"]["metadata"]["labels"].items()
             assert not {"helm.sh/chart", "app.kubernetes.io/version", "tee"} & set(wanted)
-        if document["kind"] == "HorizontalPodAutoscaler":
+        if document["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}:
             target = find(list(scenarios.documents(name)), "Deployment", "tacit-server")
             assert "replicas" not in target["spec"]
 
@@ -179,3 +180,12 @@ def test_a_mirror_replaces_the_registry_of_every_image():
     for container in _every_container("airgap"):
         assert container["image"].startswith("mirror.internal:5000/tacit/tacit/")
     assert all(spec["imagePullSecrets"] == [{"name": "mirror"}] for spec in _every_pod("airgap"))
+
+
+def test_what_replicas_are_scaled_by_is_a_number_that_servers_export():
+    scaled = find(list(scenarios.documents("kata-keda")), "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    (metric,) = re.findall(r"tacit_\w+", trigger["metadata"]["query"])
+    assert metric in exported()
+    kinds = {d["kind"] for d in scenarios.documents("kata-keda")}
+    assert "HorizontalPodAutoscaler" not in kinds

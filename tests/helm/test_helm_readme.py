@@ -97,4 +97,6 @@ def test_every_script_and_file_that_the_readme_names_exists():
 def test_no_file_of_the_chart_is_too_long_to_read():
     for path in CHART.rglob("*"):
         if path.is_file():
-            assert len(path.read_text().splitlines()) < 400, path
+            made = r"<!-- (?:values|plan):.*?<!-- end of \w+ -->"  # tables that a script writes
+            text = re.sub(made, "", path.read_text(), flags=re.DOTALL)
+            assert len(text.splitlines()) < 400, path

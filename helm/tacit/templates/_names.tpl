@@ -92,6 +92,13 @@ annotations:
     - {name: collateral-cache, mountPath: /var/cache/tacit}
 {{- end -}}
 
+{{- define "tacit.scaleDown" -}}
+scaleDown:  # a replica takes minutes to load its model
+  stabilizationWindowSeconds: 900
+  policies:
+    - {type: Pods, value: 1, periodSeconds: 300}
+{{- end -}}
+
 {{- define "tacit.pullSecrets" -}}
 {{- with .Values.global.imagePullSecrets }}
 imagePullSecrets:
