@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -123,17 +124,20 @@ def sealed(
 
 def stream(directory: Path) -> dict[str, object]:
     """Stream a package of two shards: whole, then with the second one's tail damaged."""
-    from tacit_vllm.stream import tensors
+    import torch
+    from tacit_vllm.stream import owned, pageable, tensors
 
     model = write_model(directory / "shards")
     manifest = seal_model(model, directory / "shards-sealed")
     package = SealedModel.open(directory / "shards-sealed", signer=SIGNER.public_key())
 
-    def read(skip: str) -> list[str]:
+    def read(skip: str, memory: Callable[[int], object] = pageable) -> list[str]:
         got: list[str] = []
         with package.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
             try:
-                for name, tensor in tensors(unlocked, skip=lambda name: name == skip):
+                for name, tensor in tensors(
+                    unlocked, skip=lambda name: name == skip, memory=memory
+                ):
                     shard = model / f"model-0000{'ab'.index(name[0]) + 1}-of-00002.safetensors"
                     same = tensor.numpy().tobytes() == shard.read_bytes()[-tensor.numel() :]
                     got.append(f"{name} {'same' if same else 'other'}")
@@ -142,12 +146,13 @@ def stream(directory: Path) -> dict[str, object]:
         return got
 
     whole = read("")
+    elsewhere = read("", lambda size: owned(torch.empty(size, dtype=torch.uint8)))
     second = next(f for f in manifest.files if f.path.startswith("model-00002"))
     shard = directory / "shards-sealed" / second.sealed_name
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    return {"whole": whole, "damaged": read(""), "skipped": read("b.w")}
+    return {"whole": whole, "elsewhere": elsewhere, "damaged": read(""), "skipped": read("b.w")}
 
 
 def rows(directory: Path) -> dict[str, object]:
@@ -215,18 +220,24 @@ def rows(directory: Path) -> dict[str, object]:
 
 
 def ring() -> dict[str, object]:
-    """Take windows while tensors over earlier ones live, and after they are gone."""
-    import torch
-    from tacit_vllm.stream import _Ring
+    """Take windows while tensors over earlier ones live, and after they are gone.
 
-    windows = _Ring()
-    first = windows.take(100)
-    at = id(first)
-    view = torch.frombuffer(first, dtype=torch.uint8, count=100)[5:9].view(torch.int8)
-    del first
-    while_held = {id(windows.take(100)) for _ in range(3)}
-    del view
-    return {"reused while held": at in while_held, "reused after": id(windows.take(100)) == at}
+    Of both kinds of memory: here without pinning, which no CPU build of torch has.
+    """
+    import torch
+    from tacit_vllm.stream import _Ring, owned, pageable
+
+    while_held, after = [], []
+    for memory in (pageable, lambda size: owned(torch.empty(size, dtype=torch.uint8))):
+        windows = _Ring(memory)
+        first = windows.take(100)
+        at = id(first)
+        view = torch.frombuffer(first, dtype=torch.uint8, count=100)[5:9].view(torch.int8)
+        del first
+        while_held.append(at in {id(windows.take(100)) for _ in range(3)})
+        del view
+        after.append(id(windows.take(100)) == at)
+    return {"reused while held": while_held, "reused after": after}
 
 
 def main(directory: Path) -> None:

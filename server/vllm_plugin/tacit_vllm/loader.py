@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from attestation.keywire import LoaderSettings
 from attestation.weights import SealedModel, UnlockedModel
 from tacit_vllm import keyclient
 from tacit_vllm.rows import Rows
-from tacit_vllm.stream import tensors
+from tacit_vllm.stream import Memory, pageable, pinned, tensors
 
 FORMAT = "sealed"
 _REPLACED = ("download_model", "load_weights", "get_all_weights", "_get_weights_iterator")
@@ -92,16 +92,16 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
                 minimum_version=grant.minimum_version,
                 workers=max(2, min(8, len(os.sched_getaffinity(0)))),
             )
-        return self._unseal(unlocked)
+        return self._unseal(unlocked, memory=_beside(model))
 
     def _get_weights_iterator(self, source: Any) -> Weights:  # noqa: ARG002 - vLLM's signature
         """Refuse: this is how the replaced loader reads unsealed files."""
         raise LoadRefused("loader-unsupported")
 
-    def _unseal(self, unlocked: UnlockedModel) -> Weights:
+    def _unseal(self, unlocked: UnlockedModel, *, memory: Callable[[int], Memory]) -> Weights:
         with self._refusing(), unlocked as model:
             if not self._by_rows:
-                yield from tensors(model, skip=self._skip)
+                yield from tensors(model, skip=self._skip, memory=memory)
                 return
             rows = Rows(model, refusing=self._refusing)
             yield from rows.tensors(skip=self._skip)
@@ -120,6 +120,12 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
             with suppress(Refusal):
                 keyclient.report(self._settings, refusal.code)
             raise LoadRefused(refusal.code) from None
+
+
+def _beside(model: torch.nn.Module) -> Callable[[int], Memory]:
+    """Return the kind of memory that weights are best copied from into where `model` is."""
+    on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
+    return pinned if on_gpu else pageable
 
 
 def register_sealed() -> None:

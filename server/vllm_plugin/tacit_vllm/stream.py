@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -49,21 +50,51 @@ DTYPES = MappingProxyType(
 )
 
 
+Memory = Any
+"""Writable bytes whose owner `torch.frombuffer` holds on to: an `mmap` or a NumPy array."""
+
+
+def pageable(size: int) -> Memory:
+    """Return memory of this process alone, in huge pages where there are any."""
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def pinned(size: int) -> Memory:
+    """Return memory that a GPU copies from without a stop in the driver's own.
+
+    Allocated by CUDA: in confidential computing memory of ours cannot be registered with it.
+    """
+    memory = torch.empty(max(size, 1), dtype=torch.uint8, device="cpu", pin_memory=True)
+    return owned(memory)
+
+
+def owned(memory: torch.Tensor) -> Memory:
+    """Return the bytes of a tensor as an object that counts who uses them."""
+    return memory.numpy()
+
+
 def tensors(
-    model: UnlockedModel, *, skip: Callable[[str], bool]
+    model: UnlockedModel,
+    *,
+    skip: Callable[[str], bool],
+    memory: Callable[[int], Memory] = pageable,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every tensor whose name `skip` does not reject, once all of its chunks authenticated.
 
-    Raises what `UnlockedModel.unseal_into` raises.
+    The slots of the ring are of `memory`. A caller that copies a tensor to a GPU must have waited
+    for that copy when it lets the tensor go, as `copy_` does. Raises what
+    `UnlockedModel.unseal_into` raises.
     """
-    ring = _Ring()
-    flight: deque[tuple[Window, mmap.mmap, Unsealing]] = deque()
+    ring = _Ring(memory)
+    flight: deque[tuple[Window, Memory, Unsealing]] = deque()
     try:
         for file, window in _plan(model, skip):
-            memory = ring.take(window.size)
-            view = memoryview(memory)[: window.size]
-            flight.append((window, memory, model.begin(file, view, offset=window.start)))
-            del memory, view  # nothing but its tensors may keep a window
+            slot = ring.take(window.size)
+            view = memoryview(slot)[: window.size]
+            flight.append((window, slot, model.begin(file, view, offset=window.start)))
+            del slot, view  # nothing but its tensors may keep a window
             if len(flight) > _AHEAD:
                 yield from _land(*flight.popleft())
         while flight:
@@ -100,7 +131,7 @@ def _plan(model: UnlockedModel, skip: Callable[[str], bool]) -> Iterator[tuple[S
 
 
 def _land(
-    window: Window, memory: mmap.mmap, unsealing: Unsealing
+    window: Window, memory: Memory, unsealing: Unsealing
 ) -> Iterator[tuple[str, torch.Tensor]]:
     unsealing.wait()
     for place in window.places:
@@ -114,18 +145,19 @@ class _Ring:
     a free slot counts is measured the same way, for interpreters count differently.
     """
 
-    def __init__(self) -> None:
-        self._slots = [_memory(_WINDOW)]
+    def __init__(self, memory: Callable[[int], Memory]) -> None:
+        self._memory = memory
+        self._slots = [memory(_WINDOW)]
         (self._free,) = self._counts()
 
-    def take(self, size: int) -> mmap.mmap:
+    def take(self, size: int) -> Memory:
         """Return at least `size` bytes that nobody else holds."""
         if size > _WINDOW:
-            return _memory(size)
+            return pageable(size)  # used once: pinning it takes longer than it saves
         for slot, count in enumerate(self._counts()):
             if count == self._free:
                 return self._slots[slot]
-        fresh = _memory(_WINDOW)
+        fresh = self._memory(_WINDOW)
         if len(self._slots) < _SLOTS:
             self._slots.append(fresh)
         return fresh
@@ -134,13 +166,7 @@ class _Ring:
         return [sys.getrefcount(slot) for slot in self._slots]
 
 
-def _memory(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
-
-
-def _tensor(place: TensorPlace, memory: mmap.mmap, *, at: int) -> torch.Tensor:
+def _tensor(place: TensorPlace, memory: Memory, *, at: int) -> torch.Tensor:
     dtype = DTYPES[place.dtype]
     if place.start == place.end:
         return torch.empty(place.shape, dtype=dtype)
