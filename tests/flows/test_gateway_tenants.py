@@ -11,6 +11,7 @@ import pytest
 
 from server.access import TenantSettings
 from server.quota import TenantQuotas
+from server.routes import router
 from tests.gateway_kit import MODEL, EchoEngine, chat, prepared, running
 
 CHAT = "/v1/chat/completions"
@@ -156,3 +157,27 @@ def test_a_key_of_a_tenant_that_is_not_listed_opens_nothing():
         assert code(http.get("/v1/models")) == (403, "tenant-unknown")
         assert http.get("/healthz").status_code == 200
         assert "x-ratelimit-limit-requests" not in http.get("/healthz").headers
+
+
+BODIES = {
+    CHAT: chat(max_tokens=50),
+    "/v1/completions": {"model": MODEL, "prompt": "hello", "max_tokens": 50},
+    "/v1/responses": {"model": MODEL, "input": "hello", "max_output_tokens": 50},
+}
+"""One request for each route that makes the engine work; a new route needs a row."""
+
+
+def test_every_route_that_makes_the_engine_work_reserves_first():
+    with gateway(EchoEngine(status=500)) as served:
+        routes = [route.endpoint for route in router(served.ready).routes]
+        assert {route.route for route in routes if route.method == "POST"} == set(BODIES)
+        with served.client() as http:
+            left = 100_000
+            for path, body in BODIES.items():
+                assert http.post(path, json=body).status_code == 502
+                before, left = left, remaining(http)
+                assert 50 < before - left < 50 + 4096
+
+
+def remaining(http: httpx2.Client) -> int:
+    return int(http.get("/v1/models").headers["x-ratelimit-remaining-tokens"])
