@@ -125,8 +125,9 @@ def test_one_source_cannot_hoard_connections_and_another_is_served(served):
     with contextlib.ExitStack() as stack:
         hoard = [stack.enter_context(dial(port, "127.0.0.9")) for _ in range(70)]
         open_ = 0
+        time.sleep(0.5)
         for sock in hoard:
-            sock.settimeout(0.05)
+            sock.settimeout(0.01)
             try:
                 open_ += sock.recv(1) != b""
             except TimeoutError:
