@@ -21,7 +21,7 @@ def served(writer: Writer) -> Iterator[Sent]:
         said = {"type": "message", "role": role, "content": at(position)}
         yield writer.response(position, input=[said, _user("well")])
     for position, item in _history(writer):
-        yield writer.response(position, input=[_user("look"), item, _user("well")])
+        yield writer.response(position, EITHER, input=[_user("look"), item, _user("well")])
     yield from _tools_and_formats(writer)
     for name in ("user", "safety_identifier", "prompt_cache_key"):
         text: dict[str, Any] = {name: at(f"response {name}")}
