@@ -145,7 +145,7 @@ def test_production_keeps_its_kek_elsewhere(world):
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"profile": "production", "kek": "openbao:x"}, "kek-uri"),
+        ({"kek": "openbao:x"}, "kek-uri"),
         ({"store": "sqlite:missing/dir/broker.db"}, "broker-store-url"),
         ({"store": "mysql://x"}, "config-invalid"),
         ({"token_key": "kek"}, "token-key"),
