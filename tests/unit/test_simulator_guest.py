@@ -25,7 +25,7 @@ KEYSET = Keyset.model_validate_json(
     b'{"version":1,"tls_spki":"sha256:%s","config":"%s",'
     b'"models":[{"name":"qwen3","manifest":"%s"}],'
     b'"posture":{"retention":"none","training":"none","operator":"tests","jurisdiction":"none",'
-    b'"engine":"none","audit":["request_id"]}}'
+    b'"engine":"none","audit":["request_id"],"filters":[],"telemetry":[]}}'
     % (b"ab" * 32, str(CONFIG).encode(), str(MODEL).encode())
 )
 
