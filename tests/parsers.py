@@ -10,6 +10,9 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeySet
 
 from attestation.binding import KbsBinding, KeysetBinding
 from attestation.broker.jwe import new_ephemeral, open_jwe, seal_jwe
@@ -38,6 +41,7 @@ from attestation.tdx.collateral import Endorsed
 from attestation.tdx.eventlog import EventLog, RuntimeEvent
 from attestation.tdx.framing import QuoteFrame
 from attestation.tdx.layout import V5, claimed_body, decode_report
+from attestation.tokens import Issuer
 from attestation.types import Nonce
 from attestation.x509 import Named, RevocationList, parse_certificate, parse_pem_chain
 from tests.appraisal_world import KEYSET, policy_text
@@ -48,6 +52,10 @@ from tests.simulated_tdx import NOW, mock_intel
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 GUEST_KEY = ec.derive_private_key(7, ec.SECP256R1())
 RECIPIENT = Recipient.generate()
+_ISSUER_KEY = ECKey.import_key(
+    GUEST_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+)
+ISSUER = Issuer("idp", "tacit", KeySet([_ISSUER_KEY]))
 NONCE = Nonce(bytes(32))
 
 
@@ -166,6 +174,12 @@ def _documents() -> dict[str, Parser]:
     }
 
 
+def _token() -> str:
+    second = int(NOW.timestamp())
+    said = {"iss": "idp", "aud": "tacit", "sub": "somebody", "exp": second + 600}
+    return jwt.encode({"alg": "ES256"}, said, _ISSUER_KEY, algorithms=["ES256"])
+
+
 def _manifest() -> bytes:
     weights = SealedFile(0, "weights", "model.safetensors", 12, 1, "1" * 64, "a" * 64)
     return issue(
@@ -213,6 +227,9 @@ def _released() -> dict[str, Parser]:
         "JWE": Parser(lambda d: open_jwe(d, GUEST_KEY), sealed),
         "HPKE": Parser(
             lambda d: RECIPIENT.open(d, request), seal_to(request, Confidential(b"secret"))
+        ),
+        "token": Parser(
+            lambda d: ISSUER.claims(d.decode("latin-1"), NOW), f"Bearer {_token()}".encode()
         ),
         "wrapped key": Parser(lambda d: parse_wrapped(d, name="key"), json.dumps(wrapped).encode()),
     }
