@@ -17,6 +17,7 @@ from attestation.gpu.verify import GpuRoots, nvidia_roots
 from attestation.policy_file import PolicyFile
 from attestation.policy_signature import Signature, looks_signed, open_policy
 from attestation.types import Digest
+from attestation.x509 import UNREADABLE
 
 FILL_IN = "FILL-IN"
 """Stands in a template where a value belongs; a policy that holds it does not load."""
@@ -124,7 +125,8 @@ def simulated_gpu_roots(device: str, rim: str, *, name: str) -> GpuRoots:
 def _one_certificate(pem: str, *, name: str) -> x509.Certificate:
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem.encode())
-    except ValueError:
+        certificate.public_key()  # a point that is not on its curve is found here
+    except UNREADABLE:
         raise ConfigError(
             "policy-invalid", f"{name}: the root is not one PEM certificate"
         ) from None

@@ -1,12 +1,13 @@
 """A policy spells every expectation out, or it does not load."""
 
 import hashlib
+from base64 import encodebytes
 from dataclasses import replace
 
 import pytest
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -263,3 +264,17 @@ def test_a_refusal_names_the_field_and_not_its_value():
         Policy.load(changed_text("tdx/guests/0/mrtd", secret), name="p.yaml")
     assert "tdx.guests.0.mrtd" in refused.value.why
     assert secret not in str(refused.value)
+
+
+def test_a_simulated_root_whose_key_is_no_point_of_its_curve_is_refused():
+    """Found by fuzzing: the certificate parses, and its key only when somebody asks for it."""
+    der = intel().root_der
+    point = (
+        intel()
+        .root.certificate.public_key()
+        .public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    )
+    bent = der.replace(point, point[:-1] + bytes([point[-1] ^ 1]))
+    pem = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % encodebytes(bent)
+    assert bent != der
+    assert "not one PEM certificate" in str(refusal("root/simulated", pem.decode()))
