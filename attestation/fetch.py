@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.codec import MAX_JSON
 from attestation.errors import ConfigError, Malformed, Undecidable
 from attestation.types import Digest, Nonce
+from attestation.x509 import UNREADABLE
 
 _CHUNK = 64 * 1024
 
@@ -132,6 +132,6 @@ def spki_digest(certificate_der: bytes) -> Digest:
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise Malformed("tls-certificate", "the TLS certificate cannot be read") from None
     return Digest.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))

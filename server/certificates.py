@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.errors import ConfigError, NotAuthentic
+from attestation.x509 import UNREADABLE
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def authority(pem: bytes, *, name: str) -> None:
     """Refuse a file that holds no PEM certificate with `ConfigError` `login-ca`."""
     try:
         x509.load_pem_x509_certificates(pem.decode("ascii").encode())
-    except ValueError:
+    except UNREADABLE:
         raise ConfigError("login-ca", f"{name} is no PEM certificate") from None
 
 
@@ -41,7 +42,7 @@ def listing(certificate: bytes, listed: Mapping[str, T], now: datetime) -> tuple
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         names = _names(parsed)
-    except ValueError:
+    except UNREADABLE:
         raise NotAuthentic("certificate", "the client certificate cannot be read") from None
     if not parsed.not_valid_before_utc <= now < parsed.not_valid_after_utc:
         raise NotAuthentic("certificate", "the client certificate is not valid at this time")
