@@ -117,7 +117,14 @@ def _genuine() -> Iterator[Row]:
 def _gpus(keyset: Keyset) -> Iterator[Row]:
     nvidia = MockNvidia.generate(NOW)
     bound = bound_nonce(KeysetBinding(CHALLENGE, keyset))
-    evidence = nvidia.evidence(bound)
+    yield from _board(nvidia, bound, "8 GPUs", switches=0, first_at_most=1.0)
+    yield from _board(nvidia, bound, "8 GPUs and 4 switches", switches=4, first_at_most=None)
+
+
+def _board(
+    nvidia: MockNvidia, bound: bytes, what: str, *, switches: int, first_at_most: float | None
+) -> Iterator[Row]:
+    evidence = nvidia.evidence(bound, gpus=8, switches=switches)
     store, sent = nvidia.endorsements(evidence).to_bytes(), evidence.to_bytes()
     roots = nvidia.roots
 
@@ -132,9 +139,12 @@ def _gpus(keyset: Keyset) -> Iterator[Row]:
     def nothing() -> None:
         """Stand for a peer: the promise is a time."""
 
-    for name, act, limit in (("first", first, None), ("again", partial(verified, roots), 1.0)):
+    for name, act, limit in (
+        ("first", first, first_at_most),
+        ("again", partial(verified, roots), 1.0),
+    ):
         mine, _ = interleaved(act, nothing, rounds=40)
-        yield Row(f"8 GPUs and 4 switches, {name}", mine, "promise", GPU_PROMISE_S, limit)
+        yield Row(f"{what}, {name}", mine, "promise", GPU_PROMISE_S, limit)
 
 
 def _bare(quote: bytes, collateral: bytes, *, root: bytes, now: datetime) -> Callable[[], object]:
