@@ -40,10 +40,9 @@ def test_a_reader_that_stalls_is_cut_and_the_engine_stops():
         with closing(gateway.trust().wrap_socket(plain, server_hostname="127.0.0.1")) as sock:
             sock.sendall((head % gateway.api_keys[0]).encode() + body)
             begun = time.monotonic()
-            while not gateway.record.events:
+            while not gateway.record.events or gateway.engine.open:  # the engine learns it after us
                 assert time.monotonic() - begun < 12, "a stalled reader holds its place"
                 time.sleep(0.05)
-            assert gateway.engine.open == 0
             assert gateway.ready.admission.in_flight == 0
     assert gateway.record.events[0].code in {"request-timeout", "client-gone"}
 
