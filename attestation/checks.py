@@ -11,7 +11,7 @@ from attestation.authenticate import Claims
 from attestation.binding import Binding
 from attestation.gpu.claims import GpuClaims
 from attestation.policy import Policy
-from attestation.policy_file import GUEST_FIELDS, Guest, PolicyFile, stamp
+from attestation.policy_file import GUEST_FIELDS, PLATFORM_FLAGS, Guest, PolicyFile, stamp
 from attestation.tdx.claims import TcbStatus, TdReport, TdxClaims
 from attestation.tdx.eventlog import EventSummary, RuntimeEvent
 
@@ -163,13 +163,9 @@ def _platform(case: Case) -> Answer:
 
 def _platform_kind(case: Case) -> Answer:
     accepted, platform = case.file.tdx.platform_kind, case.facts.tdx.platform
-    flags = (
-        ("dynamic", platform.dynamic),
-        ("cached keys", platform.cached_keys),
-        ("SMT", platform.smt),
-    )
     said = {True: "", False: "not ", None: "unstated: "}
-    actual = ", ".join([platform.sgx_kind, *(f"{said[flag]}{name}" for name, flag in flags)])
+    flags = (f"{said[flag]}{PLATFORM_FLAGS[name]}" for name, flag in platform.flags.items())
+    actual = ", ".join([platform.sgx_kind, *flags])
     if accepted == "any":
         return True, "any", actual
     return accepted.accepts(platform), accepted.words, actual

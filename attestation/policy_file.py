@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -208,6 +209,12 @@ class Guest(Document):
         }
 
 
+PLATFORM_FLAGS = MappingProxyType(
+    {"dynamic": "dynamic", "cached_keys": "cached keys", "smt": "SMT"}
+)
+"""Flag of a platform -> the words for it."""
+
+
 class PlatformKind(Document):
     """What Intel certified of the machine's build, in the SGX extension of its PCK certificate."""
 
@@ -224,20 +231,18 @@ class PlatformKind(Document):
 
     def accepts(self, platform: Platform) -> bool:
         """Say whether `platform` is of this kind; what the certificate leaves open is refused."""
-        flags = (
-            (self.dynamic, platform.dynamic),
-            (self.cached_keys, platform.cached_keys),
-            (self.smt, platform.smt),
-        )
-        known = all(word == "any" or flag is False for word, flag in flags)
-        return known and platform.sgx_kind in self.sgx_types
+        refused = all(platform.flags[name] is False for name in self._refused)
+        return refused and platform.sgx_kind in self.sgx_types
 
     @property
     def words(self) -> str:
         """What is accepted, in one line."""
-        flags = (("dynamic", self.dynamic), ("cached keys", self.cached_keys), ("SMT", self.smt))
-        refused = "".join(f", not {name}" for name, word in flags if word == "refused")
+        refused = "".join(f", not {PLATFORM_FLAGS[name]}" for name in self._refused)
         return " or ".join(self.sgx_types) + refused
+
+    @property
+    def _refused(self) -> tuple[str, ...]:
+        return tuple(name for name in PLATFORM_FLAGS if getattr(self, name) == "refused")
 
 
 class TdxPolicy(Document):

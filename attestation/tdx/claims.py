@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -145,6 +146,11 @@ class Platform:
     """Intel's registration service keeps the platform's root keys."""
     smt: bool | None
     """Two hardware threads share a core."""
+
+    @property
+    def flags(self) -> Mapping[str, bool | None]:
+        """The three flags by their names in a policy."""
+        return {"dynamic": self.dynamic, "cached_keys": self.cached_keys, "smt": self.smt}
 
     @property
     def sgx_kind(self) -> str:
