@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from attestation.errors import ConfigError, NotAuthentic
+
+R = TypeVar("R")
 
 ALGORITHMS = ("ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256")
 """Signature algorithms of tokens; none that a published key could forge."""
@@ -55,6 +57,14 @@ class Issuer:
         if not isinstance(subject, str) or not 0 < len(subject) <= 128 or not subject.isprintable():
             raise NotAuthentic("token", "the token names nobody")
         return claims
+
+
+def granted(
+    claims: Mapping[str, Any], roles: Mapping[str, Iterable[R]], *, by: str
+) -> frozenset[R]:
+    """Return what `roles` grants to the groups that the claim `by` lists."""
+    groups = [group for group in listed(claims.get(by)) if isinstance(group, str)]
+    return frozenset(role for group in groups for role in roles.get(group, ()))
 
 
 def listed(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attestation.errors import NotAuthentic
-from attestation.tokens import Issuer, key_set, listed
+from attestation.tokens import Issuer, granted, key_set
 from server import exchange
 from server.access import OperatorCertificates, OperatorLogin, OperatorTokens, Role
 from server.certificates import authority, listing, presented
@@ -69,11 +69,7 @@ def by_token(login: OperatorTokens, jwks: bytes) -> Identify:
 
     def identify(scope: Scope, now: datetime) -> Operator:
         claims = issuer.claims(exchange.authorization(scope), now)
-        groups = [
-            group for group in listed(claims.get(login.roles_claim)) if isinstance(group, str)
-        ]
-        roles = (role for group in groups for role in login.roles.get(group, ()))
-        return Operator(claims["sub"], frozenset(roles))
+        return Operator(claims["sub"], granted(claims, login.roles, by=login.roles_claim))
 
     return identify
 

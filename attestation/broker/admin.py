@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 
 from attestation.codec import Document
 from attestation.errors import NotAffirmed, NotAuthentic
-from attestation.tokens import Issuer, key_set, listed
+from attestation.tokens import Issuer, granted, key_set
 
 Role: TypeAlias = Literal["viewer", "operator", "approver"]
 Person = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._:/-]{0,127}$")]
@@ -90,10 +90,6 @@ def by_token(login: Tokens, jwks: bytes) -> Identify:
             claims = issuer.claims(authorization, now)
         except NotAuthentic as refusal:
             raise NotAuthentic("admin-login", refusal.why) from None
-        groups = [
-            group for group in listed(claims.get(login.roles_claim)) if isinstance(group, str)
-        ]
-        roles = [login.roles.get(group, ()) for group in groups]
-        return Actor(claims["sub"], frozenset(role for some in roles for role in some))
+        return Actor(claims["sub"], granted(claims, login.roles, by=login.roles_claim))
 
     return identify
