@@ -95,7 +95,7 @@ def environment_findings(environment: Mapping[str, str]) -> tuple[Finding, ...]:
         raise ConfigError("environment-captures", f"set here: {', '.join(capturing)}")
     loaded = sorted(name for name in environment if _PRELOADING.fullmatch(name))
     return (
-        _required(
+        required(
             "no-preloaded-code",
             not loaded,
             f"set here: {', '.join(loaded)}" if loaded else "the environment loads no code",
@@ -127,7 +127,7 @@ def limit_core_dumps() -> None:
 def emptied_finding(environment: Mapping[str, str]) -> Finding:
     """Say whether anything is left in `environment` that a library could read."""
     left = environment.keys() - KEPT_VARIABLES - {"PATH"}
-    return _required(
+    return required(
         "environment-emptied",
         not left,
         f"{len(left)} variables of the host are left" if left else "only language and time zone",
@@ -140,20 +140,20 @@ def process_findings() -> tuple[Finding, ...]:
     dumpable, fixed = _prctl(_PR_GET_DUMPABLE, 0), _prctl(_PR_GET_NO_NEW_PRIVS, 0)
     umask = _status_field("Umask")
     return (
-        _required(
+        required(
             "no-core-dumps",
             0 <= soft <= 1 and 0 <= hard <= 1,
             f"core limit {soft}/{hard} bytes",
         ),
-        _required(
+        required(
             "not-dumpable",
             dumpable == 0,
             f"dumpable {dumpable}: memory, environment and files of this process are root's alone"
             if dumpable == 0
             else f"dumpable {dumpable}: processes of this user can read its memory",
         ),
-        _required("no-new-privileges", fixed == 1, f"no_new_privs {fixed}"),
-        _required("files-private", int(umask, 8) == 0o077, f"umask {umask}"),
+        required("no-new-privileges", fixed == 1, f"no_new_privs {fixed}"),
+        required("files-private", int(umask, 8) == 0o077, f"umask {umask}"),
     )
 
 
@@ -162,19 +162,19 @@ def interpreter_findings() -> tuple[Finding, ...]:
     dumps, closed = faulthandler.is_enabled(), is_closed()
     odd = sorted(name for name in _MODES if getattr(sys.flags, name))
     return (
-        _required(
+        required(
             "no-fault-reports",
             not dumps,
             "faulthandler prints to a log" if dumps else "faulthandler is off",
         ),
-        _required(
+        required(
             "closed-reports",
             closed,
             "log lines and unhandled exceptions name codes and places, never values"
             if closed
             else "log lines or exceptions would be printed with their values",
         ),
-        _required(
+        required(
             "no-debug-mode",
             not odd,
             f"python runs with {', '.join(odd)}" if odd else "python runs without debug modes",
@@ -190,26 +190,26 @@ def machine_findings(proc: Path, system: Path) -> tuple[Finding, ...]:
     crash = _word(system / "kernel/kexec_crash_loaded", absent="0")
     resume = _word(system / "power/resume", absent="0:0")
     return (
-        _required(
+        required(
             "no-swap",
             not swaps,
             f"{len(swaps)} swap areas are on; prompts could reach a disk" if swaps else "no swap",
         ),
-        _required(
+        required(
             "no-core-collector",
             not collected,
             "core dumps of all processes are piped to a program"
             if collected
             else "no program collects core dumps",
         ),
-        _required(
+        required(
             "no-crash-kernel",
             crash == "0",
             "no crash kernel is loaded"
             if crash == "0"
             else "a crash kernel is loaded (kdump); it would write all memory to a disk",
         ),
-        _required(
+        required(
             "no-hibernation",
             resume == "0:0",
             "no device to hibernate to"
@@ -231,7 +231,8 @@ def _ptrace_finding(proc: Path) -> Finding:
     )
 
 
-def _required(name: str, enforced: bool, detail: str) -> Finding:  # noqa: FBT001
+def required(name: str, enforced: bool, detail: str) -> Finding:  # noqa: FBT001
+    """Return a finding that production needs."""
     return Finding(name, enforced, detail, required_in_production=True)
 
 

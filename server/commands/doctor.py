@@ -11,7 +11,7 @@ from pathlib import Path
 from attestation.commands.files import Commands, add_json, show
 from attestation.errors import ConfigError
 from server.commands.plan import add_plan, run_plan
-from server.hardening import Finding, harden
+from server.hardening import Finding, harden, required
 from server.settings import Settings
 
 
@@ -90,4 +90,4 @@ def _run_directory(settings: Settings) -> tuple[Finding, ...]:
     place = next(path for path in (directory, *directory.parents) if path.exists())
     backed = is_memory_backed(place)
     detail = f"{directory} lies in memory" if backed else f"{directory} lies on a disk"
-    return (Finding("run-directory", backed, detail, required_in_production=True),)
+    return (required("run-directory", backed, detail),)

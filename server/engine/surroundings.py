@@ -13,7 +13,7 @@ from typing import Any
 from server.engine.isolation import Isolation
 from server.engine.launch import EngineSpec, environment, launch
 from server.engine.process import spawn
-from server.hardening import Finding
+from server.hardening import Finding, required
 
 _SECONDS = 20
 _LOOK = """
@@ -79,46 +79,46 @@ def _judge(seen: Mapping[str, Any], spec: EngineSpec) -> Iterator[Finding]:
     places = [seen["environment"].get(name, "") for name in _WRITES]
     strange = seen["environment"].keys() - wanted.keys() - {"LC_CTYPE"}  # Python's own, PEP 538
     talking = sorted(n for n, value in _SILENT.items() if seen["environment"].get(n) != value)
-    yield _finding(
+    yield required(
         "engine-environment",
         not strange,
         f"{len(seen['environment'])} variables, {len(strange)} of them not ours",
     )
-    yield _finding(
+    yield required(
         "engine-silent",
         not talking,
         f"not set: {', '.join(talking)}" if talking else "usage statistics and telemetry are off",
     )
-    yield _finding(
+    yield required(
         "engine-no-network",
         seen["devices"] == ["lo"],
         "a loopback device of its own and no other"
         if seen["devices"] == ["lo"]
         else f"{len(seen['devices'])} network devices are within reach",
     )
-    yield _finding(
+    yield required(
         "engine-tmp-private",
         scratch in memory and all(place.startswith(scratch) for place in places),
         "home, temporary files, caches and ZeroMQ sockets lie in a tmpfs of its own"
         if scratch in memory
         else "home, temporary files and ZeroMQ sockets lie where other processes reach them",
     )
-    yield _finding(
+    yield required(
         "engine-shm-private",
         "/dev/shm" in memory and not shared,  # noqa: S108
         f"shared memory of its own: {shared} segments of others are visible",
     )
-    yield _finding(
+    yield required(
         "engine-sees-itself",
         seen["processes"] <= _MOST_PROCESSES,
         f"{seen['processes']} processes are visible",
     )
-    yield _finding(
+    yield required(
         "engine-no-privileges",
         int(seen["capabilities"], 16) == 0 and seen["no_new_privileges"] == "1",
         f"capabilities {seen['capabilities']}, no_new_privs {seen['no_new_privileges']}",
     )
-    yield _finding(
+    yield required(
         "engine-no-core-dumps",
         0 <= seen["core"] <= 1 and int(seen["umask"], 8) == 0o077,
         f"core limit {seen['core']} bytes, umask {seen['umask']}",
@@ -138,11 +138,7 @@ _NAMES = (
 
 
 def _failed(name: str) -> Finding:
-    return _finding(name, False, "a process could not be started as an engine is")
-
-
-def _finding(name: str, enforced: bool, detail: str) -> Finding:  # noqa: FBT001
-    return Finding(name, enforced, detail, required_in_production=True)
+    return required(name, False, "a process could not be started as an engine is")
 
 
 def _make(spec: EngineSpec) -> None:
