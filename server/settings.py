@@ -78,7 +78,16 @@ class SimulatedGpu(Document):
     """PEM certificates; measured."""
 
 
-class KbsBroker(Document):
+class _Broker(Document):
+    url: Annotated[str, StringConstraints(pattern=r"^https://[^/?#@\s]+$")]
+    certificate: FilePath
+    """Measured: no other key completes a handshake."""
+    api_key_pepper: ResourcePath
+    retry_seconds: Annotated[int, Field(ge=0, le=3600)]
+    """How long boot keeps asking a broker that is down or cannot decide."""
+
+
+class KbsBroker(_Broker):
     """A broker that speaks KBS 0.4.0: ours, or a Trustee.
 
     KBS signs no release, so the measured certificate is all that keeps a fake broker from handing
@@ -88,25 +97,14 @@ class KbsBroker(Document):
     protocol: Literal["kbs"]
     session: Literal["cookie", "bearer"]
     """What names the guest after it attested: the cookie of that KBS, or the attestation token."""
-    url: Annotated[str, StringConstraints(pattern=r"^https://[^/?#@\s]+$")]
-    certificate: FilePath
-    api_key_pepper: ResourcePath
-    retry_seconds: Annotated[int, Field(ge=0, le=3600)]
-    """How long boot keeps asking a broker that is down or cannot decide."""
 
 
-class NativeBroker(Document):
+class NativeBroker(_Broker):
     """A broker of ours: post-quantum sealing, and a statement signed about every release."""
 
     protocol: Literal["native"]
     statement_key: FilePath
     """PEM public key (P-256) of the broker's `token_key`; measured."""
-    url: Annotated[str, StringConstraints(pattern=r"^https://[^/?#@\s]+$")]
-    certificate: FilePath
-    """Measured: no other key completes a handshake."""
-    api_key_pepper: ResourcePath
-    retry_seconds: Annotated[int, Field(ge=0, le=3600)]
-    """How long boot keeps asking a broker that is down or cannot decide."""
 
 
 BrokerEndpoint = Annotated[KbsBroker | NativeBroker, Field(discriminator="protocol")]
