@@ -7,29 +7,33 @@ verify.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import httpx2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from attestation.codec import parse_json, unb64
-from attestation.errors import ConfigError, Malformed, Undecidable
+from attestation.errors import Malformed, Undecidable
 from attestation.gpu.chain import Link
 from attestation.gpu.evidence import GpuEndorsements, GpuEvidence
 from attestation.gpu.ocsp import MAX_OCSP
 from attestation.gpu.rim import MAX_RIM, Rim
 from attestation.gpu.verify import Device, GpuRoots, issued_pairs, verify_gpu
+from attestation.https import Https
 from attestation.regular import read_regular
 from attestation.x509 import UNREADABLE
 
 _MAX_ANSWER = 2 * MAX_RIM
+_TIMEOUT_S = 20
+_AWAY = "nvidia-unreachable"
 
 
 class Manifests(Protocol):
@@ -48,50 +52,42 @@ class Responder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An HTTPS service: NVIDIA's, or a mirror that answers as it does."""
+    """NVIDIA's service, or a mirror that answers as it does."""
 
-    url: str
-    authority: ssl.SSLContext | None = None
-    """`None`: the system's certificate authorities."""
-    timeout_s: float = 20
+    https: Https
 
     def manifest(self, name: str) -> bytes:
         """Fetch a manifest; raises `Undecidable` `nvidia-unreachable`."""
-        return _unpacked(self._ask("GET", f"/v1/rim/{name}", content=None), name=name)
+        _, body = self.https.ask(f"/v1/rim/{name}", what=name)
+        return _unpacked(body, name=name)
 
     def response(self, subject: Link, issuer: Link) -> bytes:
         """Ask the responder; raises `Undecidable` `nvidia-unreachable`."""
         builder = ocsp.OCSPRequestBuilder().add_certificate(
             subject.certificate, issuer.certificate, hashes.SHA384()
         )
-        return self._ask("POST", "", content=builder.build().public_bytes(Encoding.DER))
-
-    def _ask(self, method: str, path: str, *, content: bytes | None) -> bytes:
-        headers = {} if content is None else {"content-type": "application/ocsp-request"}
-        verify: ssl.SSLContext | bool = self.authority or True
-        body = bytearray()
-        try:
-            with (
-                httpx2.Client(verify=verify, trust_env=False, timeout=self.timeout_s) as client,
-                client.stream(
-                    method, self.url.rstrip("/") + path, content=content, headers=headers
-                ) as answer,
-            ):
-                if answer.status_code != 200:
-                    what = path.rpartition("/")[2] or "an OCSP request"
-                    raise _away(f"the service answered {answer.status_code} for {what}")
-                for chunk in answer.iter_bytes():
-                    body += chunk
-                    if len(body) > _MAX_ANSWER:
-                        raise _away(f"an answer of the service is over {_MAX_ANSWER} bytes")
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise ConfigError("service-url", "a URL is not https://host[:port][/path]") from None
-        except httpx2.HTTPError as error:
-            raise _away(f"no answer from the service: {type(error).__name__}") from None
-        return bytes(body)
+        request = builder.build().public_bytes(Encoding.DER)
+        sent = ("application/ocsp-request", request)
+        _, body = self.https.ask("", what=f"serial {subject.serial}", sent=sent)
+        return body
 
 
-@dataclass(frozen=True, slots=True)
+@contextlib.contextmanager
+def service(url: str, authority: ssl.SSLContext | None = None) -> Iterator[Service]:
+    """Connect to a service inside the block; `authority` `None` is the system's."""
+    with Https(
+        url,
+        authority=authority,
+        timeout_s=_TIMEOUT_S,
+        limit=_MAX_ANSWER,
+        who="the service",
+        wanted="answer",
+        code=_AWAY,
+    ) as https:
+        yield Service(https)
+
+
+@dataclass(frozen=True)
 class Carried:
     """A directory of `ID.json` as a service answers, or `ID.xml`, and of OCSP responses `*.der`."""
 
@@ -112,23 +108,28 @@ class Carried:
     def response(self, subject: Link, issuer: Link) -> bytes:
         """Return the newest response about the serial number; whether it counts is verified."""
         del issuer
-        wanted = subject.certificate.serial_number
-        found = [item for item in self._responses() if item.serial_number == wanted]
-        if not found:
+        found = self._newest.get(subject.certificate.serial_number)
+        if found is None:
             raise _away(f"no *.der in {self.directory} is about serial {subject.serial}")
-        return max(found, key=lambda item: item.this_update_utc).public_bytes(Encoding.DER)
+        return found.public_bytes(Encoding.DER)
 
-    def _responses(self) -> Iterator[ocsp.OCSPResponse]:
-        for path in sorted(self.directory.glob("*.der")):
-            try:
-                response = ocsp.load_der_ocsp_response(read_regular(path, limit=MAX_OCSP))
-                _ = response.serial_number
-            except OSError as error:
-                raise _away(f"{path.name}: {error.strerror}") from None
-            except UNREADABLE:
-                why = f"{path.name} is no successful OCSP response"
-                raise Malformed("ocsp-malformed", why) from None
-            yield response
+    @cached_property
+    def _newest(self) -> Mapping[int, ocsp.OCSPResponse]:
+        responses = [_response(path) for path in sorted(self.directory.glob("*.der"))]
+        responses.sort(key=lambda item: item.this_update_utc)
+        return {item.serial_number: item for item in responses}
+
+
+def _response(path: Path) -> ocsp.OCSPResponse:
+    try:
+        response = ocsp.load_der_ocsp_response(read_regular(path, limit=MAX_OCSP))
+        _ = (response.serial_number, response.this_update_utc)
+    except OSError as error:
+        raise _away(f"{path.name}: {error.strerror}") from None
+    except UNREADABLE:
+        why = f"{path.name} is no successful OCSP response"
+        raise Malformed("ocsp-malformed", why) from None
+    return response
 
 
 def collected(
@@ -173,4 +174,4 @@ def _unpacked(answer: bytes, *, name: str) -> bytes:
 
 
 def _away(why: str) -> Undecidable:
-    return Undecidable("nvidia-unreachable", why)
+    return Undecidable(_AWAY, why)

@@ -13,10 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-import httpx2
-
 from attestation.endorse import FileEndorser
 from attestation.errors import ConfigError, Malformed, Undecidable
+from attestation.https import Https
 from attestation.pcs import Answers, Authority, Response, paths
 from attestation.tdx.collateral import MAX_COLLATERAL
 from attestation.tdx.quote import collateral_key
@@ -46,33 +45,20 @@ class Pccs:
         `pcs-response` for what does not follow API version 4.
         """
         wanted = paths(fmspc=fmspc, ca=ca, update=self.update)
-        try:
-            verify: ssl.SSLContext | bool = self.authority or True
-            with httpx2.Client(verify=verify, trust_env=False, timeout=self.timeout_s) as client:
-                answers = {name: self._get(client, path) for name, path in wanted.items()}
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise ConfigError(
-                "service-url", "the URL of the PCCS is not https://host[:port][/path]"
-            ) from None
-        except httpx2.HTTPError as error:
-            kind = type(error).__name__
-            raise Undecidable("pccs-unreachable", f"no collateral from the PCCS: {kind}") from None
+        with Https(
+            self.url,
+            authority=self.authority,
+            timeout_s=self.timeout_s,
+            limit=MAX_COLLATERAL,
+            who="the PCCS",
+            wanted="collateral",
+            code="pccs-unreachable",
+        ) as https:
+            answers = {
+                name: Response(*https.ask(path, what=path.partition("?")[0]))
+                for name, path in wanted.items()
+            }
         return Answers(**answers).collateral()
-
-    def _get(self, client: httpx2.Client, path: str) -> Response:
-        body = bytearray()
-        with client.stream("GET", self.url.rstrip("/") + path) as answer:
-            if answer.status_code != 200:
-                what = path.partition("?")[0]
-                why = f"the PCCS answered {answer.status_code} for {what}"
-                raise Undecidable("pccs-unreachable", why)
-            for chunk in answer.iter_bytes():
-                body += chunk
-                if len(body) > MAX_COLLATERAL:
-                    why = f"an answer of the PCCS is over {MAX_COLLATERAL} bytes"
-                    raise Undecidable("pccs-unreachable", why)
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Response(headers, bytes(body))
 
 
 @dataclass(frozen=True, slots=True)

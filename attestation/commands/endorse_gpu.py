@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def run_evidence(arguments: argparse.Namespace) -> int:
 
 def run_gpu(arguments: argparse.Namespace) -> int:
     """Write the store once everything in it verified and nothing is missing."""
-    from attestation.nvidia import Carried, Service, collected
+    from attestation.nvidia import Carried, Service, collected, service
     from attestation.policy import intel_roots
 
     roots = intel_roots()
@@ -58,18 +59,20 @@ def run_gpu(arguments: argparse.Namespace) -> int:
         raise Undecidable("gpu-unsupported", "the policy names no root for GPUs")
     trusted = files.authority(arguments.tls_ca)
 
-    def source(place: str) -> Service | Carried:
-        if "://" in place:
-            return Service(place, trusted)
-        return Carried(Path(place))
+    with contextlib.ExitStack() as opened:
 
-    store = collected(
-        _evidence(arguments.file),
-        source(arguments.rims),
-        source(arguments.ocsp),
-        roots=roots.gpu,
-        now=files.now(),
-    )
+        def source(place: str) -> Service | Carried:
+            if "://" in place:
+                return opened.enter_context(service(place, trusted))
+            return Carried(Path(place))
+
+        store = collected(
+            _evidence(arguments.file),
+            source(arguments.rims),
+            source(arguments.ocsp),
+            roots=roots.gpu,
+            now=files.now(),
+        )
     files.write(arguments.to, store.to_bytes())
     return files.told(
         arguments, file=str(arguments.to), manifests=sorted(store.rims), ocsp=len(store.ocsp)

@@ -15,7 +15,7 @@ from attestation.codec import b64
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Undecidable
 from attestation.gpu.evidence import GpuEndorsements
 from attestation.gpu.verify import verify_gpu
-from attestation.nvidia import Carried, Service, collected
+from attestation.nvidia import Carried, collected, service
 from attestation.report import Report
 from tests.gpu_world import NOW, GpuWorld, gpu_policy_text, nvidia
 
@@ -78,8 +78,8 @@ def serving(mirror):
 
 
 def from_mirror(mirror):
-    with serving(mirror) as url:
-        return collected(EVIDENCE, Service(url), Service(url), roots=ROOTS, now=NOW)
+    with serving(mirror) as url, service(url) as one:
+        return collected(EVIDENCE, one, one, roots=ROOTS, now=NOW)
 
 
 def carry(directory, *, as_json=True, now=NOW):
@@ -168,8 +168,8 @@ def test_a_service_that_is_away_and_a_url_that_is_none():
     with serving(Mirror()) as url:
         pass
     for place, error in ((url, Undecidable), ("ftp://nvidia", ConfigError)):
-        with pytest.raises(error):
-            Service(place).manifest("a")
+        with service(place) as one, pytest.raises(error):
+            one.manifest("a")
 
 
 def test_the_command_writes_a_store_from_a_report_and_nothing_when_it_is_incomplete(
