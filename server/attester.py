@@ -100,14 +100,14 @@ class Attester:
     gpus: Gpus
 
     @classmethod
-    def of(cls, settings: Settings, *, clock: Clock) -> Attester:
+    def of(cls, settings: Settings, endorser: Endorser, *, clock: Clock) -> Attester:
         """Open the interfaces that the measured configuration names; raises `ConfigError`."""
         attestation = settings.file.attestation
         if attestation.mode == "tdx":
             tdx = TdxGuest.kernel()
         else:
             tdx = TdxGuest.insecure_simulated(settings.path(attestation.directory))
-        return cls(tdx, _gpus(settings, clock=clock))
+        return cls(tdx, _gpus(settings, endorser, clock=clock))
 
     def for_broker(self, nonce: str, key: Mapping[str, str]) -> Evidence:
         """Return evidence that binds a broker's nonce and the key it may seal to."""
@@ -126,11 +126,10 @@ class Attester:
         return Evidence(quote, event_log, gpu=gpu, binding=binding)
 
 
-def _gpus(settings: Settings, *, clock: Clock) -> Gpus:
+def _gpus(settings: Settings, endorser: Endorser, *, clock: Clock) -> Gpus:
     gpu = settings.file.gpu
     if isinstance(gpu, NoGpu):
         return WithoutGpus()
-    endorser = settings.endorser(clock=clock)
     if isinstance(gpu, NvidiaGpu):
         return WithGpus(GpuGuest.local(), nvidia_roots(), endorser, clock)
     try:

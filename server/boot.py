@@ -84,7 +84,8 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
         logins = ClientLogins.of(settings)
         packages = open_packages(settings)
         manifests = {name: package.manifest.digest for name, package in packages.items()}
-        attester = Attester.of(settings, clock=clock)
+        endorser = settings.endorser(clock=clock)
+        attester = Attester.of(settings, endorser, clock=clock)
         events = runtime_events(settings.digest, manifests)
         await asyncio.to_thread(measure, attester.tdx, events, run_directory=run_directory)
         identity = new_tls_identity(clock(), settings.file.listen.hostnames)
@@ -111,7 +112,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                 keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
                 logins=logins,
                 keyset=keyset,
-                report=_Reporter(attester, keyset, settings.endorser(clock=clock)).report,
+                report=_Reporter(attester, keyset, endorser).report,
                 limits=settings.file.limits,
                 clock=clock,
                 audit=audit,
