@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from server.schemas.fields import (
     MAX_CHOICES,
@@ -14,6 +14,8 @@ from server.schemas.fields import (
     Dropped,
     FunctionName,
     JsonSchema,
+    MinP,
+    ModelName,
     Penalty,
     RefusedControl,
     RefusedDecoding,
@@ -23,8 +25,12 @@ from server.schemas.fields import (
     RefusedMedia,
     RefusedStore,
     RefusedTemplate,
+    RepetitionPenalty,
     Stop,
+    Temperature,
     TokenId,
+    TopK,
+    TopP,
     refuse,
 )
 
@@ -91,7 +97,7 @@ class Controls(Content):
     everyone's requests; a GPU engine gets the seed.
     """
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -99,13 +105,13 @@ class Controls(Content):
     max_tokens: Count | None = None
     min_tokens: Annotated[int, Field(ge=0, le=1_048_576)] | None = None
     ignore_eos: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=1_048_576)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=300)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     response_format: ResponseFormat | None = None

@@ -23,12 +23,18 @@ from server.schemas.fields import (
     Dropped,
     FunctionName,
     JsonSchema,
+    MinP,
+    ModelName,
     Penalty,
     RefusedControl,
     RefusedEcho,
     RefusedEgress,
     RefusedStore,
     RefusedTemplate,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
     refuse,
 )
 from server.schemas.messages import MediaPart, arguments
@@ -243,7 +249,7 @@ class Reasoning(Content):
 class ResponsesRequest(Content):
     """A response as OpenAI defines it, without anything that outlives the answer."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: ModelName
     input: (
         Annotated[str, StringConstraints(min_length=1)]
         | Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -252,13 +258,13 @@ class ResponsesRequest(Content):
     stream: bool | None = None
     stream_options: Dropped = None
     max_output_tokens: Count | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=1_048_576)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     tools: (
         Annotated[
             tuple[Annotated[FunctionTool, BeforeValidator(_only_functions)], ...],
