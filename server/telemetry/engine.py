@@ -64,8 +64,8 @@ class _Buckets:
 
 def families(text: bytes, *, model: str, vocabulary: Vocabulary) -> tuple[Family, ...]:
     """Return what of an engine's metrics is listed; `model` is ours to say, not the engine's."""
-    sums: dict[str, list[Point]] = {}
-    buckets: dict[str, dict[Attributes, _Buckets]] = {}
+    sums: dict[Instrument, list[Point]] = {}
+    buckets: dict[Instrument, dict[Attributes, _Buckets]] = {}
     for line in text[:MAX_TEXT].decode("ascii", errors="replace").splitlines():
         found = _SAMPLE.fullmatch(line)
         if found is None:
@@ -77,24 +77,20 @@ def families(text: bytes, *, model: str, vocabulary: Vocabulary) -> tuple[Family
         at = _attributes(labels, model, vocabulary=vocabulary)
         plain = PASSED.get(found[1].removesuffix("_total"))
         if plain is not None and plain.kind != "histogram":
-            sums.setdefault(plain.name, []).append(Point(_kept(at, plain), value))
+            sums.setdefault(plain, []).append(Point(_kept(at, plain), value))
             continue
         base, _, part = found[1].rpartition("_")
         histogram = PASSED.get(base)
         if histogram is None or histogram.kind != "histogram":
             continue
-        series = buckets.setdefault(histogram.name, {}).setdefault(_kept(at, histogram), _Buckets())
+        series = buckets.setdefault(histogram, {}).setdefault(_kept(at, histogram), _Buckets())
         bound = math.inf if labels.get("le") == "+Inf" else _number(labels.get("le", ""))
         if part == "sum":
             series.total = value
         elif part == "bucket" and bound is not None and len(series.below) < _MAX_BUCKETS:
             series.below[bound] = int(value)
-    plain_families = (
-        Family(PASSED[name.removeprefix("vllm.")], tuple(points)) for name, points in sums.items()
-    )
-    histograms = (
-        _family(PASSED[name.removeprefix("vllm.")], series) for name, series in buckets.items()
-    )
+    plain_families = (Family(one, tuple(points)) for one, points in sums.items())
+    histograms = (_family(one, series) for one, series in buckets.items())
     return (*plain_families, *(family for family in histograms if family is not None))
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from server.audit import AuditEvent, AuditSink
 from server.telemetry import instruments as known
 from server.telemetry import vocabulary as names
+from server.telemetry.instruments import Instrument
 from server.telemetry.meters import Meters
 from server.telemetry.otlp import Span
 from server.telemetry.vocabulary import Vocabulary
@@ -57,9 +58,7 @@ class Requests:
         if event.model is not None:
             meters.observe(known.DURATION, values, value=seconds)
             self._stream(event, values)
-        for kind, count in (("input", event.input_tokens), ("output", event.output_tokens)):
-            if count:
-                meters.add(known.TOKENS, values | {names.TOKEN_TYPE: kind}, count=count)
+        self._tokens(known.TOKENS, event, values)
         if event.tenant is not None and names.TENANT in meters.vocabulary.checks:
             self._tenant(event, values)
 
@@ -78,9 +77,12 @@ class Requests:
             self._tenants.add(tenant)
         named = values | {names.TENANT: tenant if tenant in self._tenants else names.OTHER}
         self.meters.add(known.TENANT_REQUESTS, named)
+        self._tokens(known.TENANT_TOKENS, event, named)
+
+    def _tokens(self, instrument: Instrument, event: AuditEvent, values: dict[str, object]) -> None:
         for kind, count in (("input", event.input_tokens), ("output", event.output_tokens)):
             if count:
-                self.meters.add(known.TENANT_TOKENS, named | {names.TOKEN_TYPE: kind}, count=count)
+                self.meters.add(instrument, values | {names.TOKEN_TYPE: kind}, count=count)
 
 
 @dataclass(frozen=True, slots=True)
