@@ -72,7 +72,12 @@ def bare(directory: Path, model: Path, *, line: Sequence[str]) -> Iterator[Targe
     command = [*_without(line, _OURS), "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        command, env=_environment(directory), cwd=directory, stdout=sys.stderr, stderr=sys.stderr
+        command,
+        env=_environment(directory),
+        cwd=directory,
+        stdout=sys.stderr,
+        stderr=sys.stderr,
+        start_new_session=True,  # as our engine: the kernel shares processors among sessions
     )
     try:
         _wait(process, f"http://127.0.0.1:{port}/health")

@@ -1,9 +1,8 @@
 """Tokens through Tacit (TLS, key, audit, rebuilt events) beside vLLM's own server, by turns.
 
-Both run the demonstration model in the same vLLM with the same arguments, and each waits while the
+Both run the demonstration model in the same vLLM with the same arguments, and each is idle while the
 other answers. Wall clock, because that is what a client feels; the median of the rounds, because
-what else a machine does hits single ones. On a busy machine the numbers say nothing: the kernel
-shares processors among sessions, and the gateway is in another one than the bare server.
+what else a machine does hits single ones. On a busy machine the numbers say nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import signal
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from scripts.bench_suites._streams import Load, Target, load
 
 TOKENS = 64
 """Of every answer; the model is not allowed to end earlier."""
-ROUNDS = {1: (12, 8), 8: (6, 32), 32: (5, 96)}
+ROUNDS = {1: (10, 10), 8: (8, 48), 32: (6, 96)}
 """Streams -> rounds, and requests of one round on one side."""
+_IDLE_SECONDS = 2
+"""Pause before each load: vLLM's processes spin for a second after their last request."""
 PER_TOKEN = 1 / 0.95
 FIRST_TOKEN = 1.10
 _PEER = "bare vLLM"
@@ -51,6 +53,7 @@ def _rows(ours: Target, peer: Target, *, streams: int, rounds: int, requests: in
         for target in turns:
             # new numbers in each round: no answer comes from an earlier one's prefix cache
             first = 1_000_000 * streams + number * requests
+            time.sleep(_IDLE_SECONDS)
             found = load(target, streams=streams, requests=requests, tokens=TOKENS, first=first)
             if number:  # the first round warms up
                 seen[target].append(found)
