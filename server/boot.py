@@ -100,7 +100,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                 await asyncio.to_thread(_unseal_small, package, grant, Path(spec.model))
                 engine = settings.file.models[name].engine
                 engines[name] = await _start(stack, spec, engine, grant=grant)
-                client = await stack.enter_async_context(EngineClient(str(spec.socket)))
+                client = EngineClient(str(spec.socket))
                 if (golden := package.manifest.golden) is not None:
                     await check(client, golden, model=name, seconds=engine.start_seconds)
                 models[name] = ServedModel(

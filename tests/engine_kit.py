@@ -48,8 +48,7 @@ async def ready(supervisor: EngineSupervisor) -> None:
 async def surroundings(launch: Launch) -> dict:
     import json
 
-    async with EngineClient(launch.socket) as client:
-        answer = await client.call("/where", Confidential(b"{}"))
+    answer = await EngineClient(launch.socket).call("/where", Confidential(b"{}"))
     return json.loads(answer.body.reveal())
 
 

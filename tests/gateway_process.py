@@ -34,28 +34,27 @@ class Nowhere:
 async def main(path: str, info: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with EngineClient(path) as engine:
-        gateway = prepared(engine, concurrent_requests=PLACES)
-        ready = replace(gateway.ready, audit=Nowhere(), admission=Admission(PLACES))
+    gateway = prepared(EngineClient(path), concurrent_requests=PLACES)
+    ready = replace(gateway.ready, audit=Nowhere(), admission=Admission(PLACES))
 
-        def started(port: int) -> None:
-            certificate = gateway.identity.certificate.decode()
-            found = {"port": port, "key": gateway.api_keys[0], "certificate": certificate}
-            unseen = info.with_suffix(".new")
-            unseen.write_text(json.dumps(found))
-            unseen.rename(info)
+    def started(port: int) -> None:
+        certificate = gateway.identity.certificate.decode()
+        found = {"port": port, "key": gateway.api_keys[0], "certificate": certificate}
+        unseen = info.with_suffix(".new")
+        unseen.write_text(json.dumps(found))
+        unseen.rename(info)
 
-        await serve(
-            create_app(ready),
-            Address("127.0.0.1", 0),
-            identity=gateway.identity,
-            clients=None,
-            limits=ready.limits,
-            admission=ready.admission,
-            started=started,
-            stop=stop,
-            notice_seconds=0,
-        )
+    await serve(
+        create_app(ready),
+        Address("127.0.0.1", 0),
+        identity=gateway.identity,
+        clients=None,
+        limits=ready.limits,
+        admission=ready.admission,
+        started=started,
+        stop=stop,
+        notice_seconds=0,
+    )
 
 
 if __name__ == "__main__":

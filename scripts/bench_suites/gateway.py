@@ -1,8 +1,8 @@
 """Tokens through Tacit (TLS, key, audit, rebuilt events) beside vLLM's own server, by turns.
 
-Both run the demonstration model in the same vLLM with the same arguments, and each is idle while the
-other answers. Wall clock, because that is what a client feels; the median of the rounds, because
-what else a machine does hits single ones. On a busy machine the numbers say nothing.
+Both run the demonstration model in the same vLLM with the same arguments, and each is idle while
+the other answers. Wall clock, because that is what a client feels; the median of the rounds,
+because what else a machine does hits single ones. On a busy machine the numbers say nothing.
 """
 
 from __future__ import annotations

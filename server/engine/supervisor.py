@@ -86,15 +86,15 @@ class EngineSupervisor:
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
-        async with EngineClient(self._launch.socket) as client:
-            while not await client.healthy():
-                if (code := refusal()) is not None:
-                    raise NotAuthentic(code, f"the engine of {self._launch.name} did not load")
-                if self.exited.is_set():
-                    raise self._failure()
-                if loop.time() > ends:
-                    raise Undecidable("engine-slow", f"no answer within {seconds:.0f} seconds")
-                await asyncio.sleep(_POLL_SECONDS)
+        client = EngineClient(self._launch.socket)
+        while not await client.healthy():
+            if (code := refusal()) is not None:
+                raise NotAuthentic(code, f"the engine of {self._launch.name} did not load")
+            if self.exited.is_set():
+                raise self._failure()
+            if loop.time() > ends:
+                raise Undecidable("engine-slow", f"no answer within {seconds:.0f} seconds")
+            await asyncio.sleep(_POLL_SECONDS)
         self._answered = True
         log.info("engine ready", extra={"engine": self._launch.name})
 
@@ -171,9 +171,8 @@ class EngineSupervisor:
 
     async def _clear_sockets(self) -> None:
         """Remove what a gateway that was killed left; refuse while something still answers."""
-        async with EngineClient(self._launch.socket) as client:
-            if await client.healthy():
-                raise ConfigError("engine-orphan", "another engine answers on this socket")
+        if await EngineClient(self._launch.socket).healthy():
+            raise ConfigError("engine-orphan", "another engine answers on this socket")
         remove_socket(Path(self._launch.socket))
 
     def _clean(self) -> None:

@@ -23,26 +23,6 @@ from tests.gateway_kit import EchoEngine, chat, prepared, running
 PATHS = ("/v1/chat/completions", "/v1/completions")
 
 
-class SocketEngine(EchoEngine):
-    """Speaks to the engine at `path`; opens its client in the loop that asks first."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = str(path)
-
-    async def call(self, path, body):
-        async with EngineClient(self.path) as client:
-            return await client.call(path, body)
-
-    async def stream(self, path, body):
-        async with (
-            EngineClient(self.path) as client,
-            contextlib.aclosing(client.stream(path, body)) as frames,
-        ):
-            async for frame in frames:
-                yield frame
-
-
 @dataclass
 class HttpEngine:
     """The echo engine as an HTTP server on a socket, counting who hung up on it."""
@@ -105,7 +85,7 @@ def test_an_answer_crosses_both_hops_and_no_client_header_does(stream):
     engine = HttpEngine(EchoEngine())
     with (
         listening(engine) as path,
-        running(prepared(SocketEngine(path))) as gateway,
+        running(prepared(EngineClient(str(path)))) as gateway,
         gateway.client() as client,
     ):
         headers = {
@@ -127,7 +107,7 @@ def test_an_answer_crosses_both_hops_and_no_client_header_does(stream):
 def test_hanging_up_on_the_gateway_hangs_up_on_the_engine(stream):
     engine = HttpEngine(EchoEngine(delay=0.05 if stream else 30))
     words = [{"role": "user", "content": " ".join(["word"] * 1000)}]
-    with listening(engine) as path, running(prepared(SocketEngine(path))) as gateway:
+    with listening(engine) as path, running(prepared(EngineClient(str(path)))) as gateway:
         with gateway.client() as client:
             if stream:
                 body = chat(stream=True, messages=words)
@@ -144,7 +124,7 @@ def test_hanging_up_on_the_gateway_hangs_up_on_the_engine(stream):
 
 def test_an_engine_that_is_gone_is_a_bad_gateway():
     with (
-        running(prepared(SocketEngine(Path("/nonexistent/engine.sock")))) as gateway,
+        running(prepared(EngineClient("/nonexistent/engine.sock"))) as gateway,
         gateway.client() as client,
     ):
         for stream in (False, True):

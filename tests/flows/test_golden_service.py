@@ -21,11 +21,8 @@ def said(demo_checkpoint: Path) -> Golden:
 
 
 def ask(service, golden: Golden) -> None:
-    async def asked() -> None:
-        async with EngineClient(f"{service.world.run_directory}/engine-0/engine.sock") as engine:
-            await check(engine, golden, model=MODEL, seconds=60)
-
-    asyncio.run(asked())
+    engine = EngineClient(f"{service.world.run_directory}/engine-0/engine.sock")
+    asyncio.run(check(engine, golden, model=MODEL, seconds=60))
 
 
 def refused(service, golden: Golden) -> str:

@@ -197,10 +197,10 @@ async def test_a_dead_collector_slows_no_request_and_is_told_in_numbers(tmp_path
 async def test_the_real_engine_counts_and_its_numbers_are_the_listed_ones(service):
     socket = service.world.run_directory / "engine-0" / "engine.sock"
     body = {"model": SERVED, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-    async with EngineClient(str(socket)) as engine:
-        answer = await engine.call("/v1/chat/completions", Confidential(json.dumps(body).encode()))
-        assert answer.status == 200
-        text = await engine.metrics()
+    engine = EngineClient(str(socket))
+    answer = await engine.call("/v1/chat/completions", Confidential(json.dumps(body).encode()))
+    assert answer.status == 200
+    text = await engine.metrics()
     vocabulary = Vocabulary.of(models=[SERVED], routes=[], tenants=False)
     read = families(text, model=SERVED, vocabulary=vocabulary)
     found = {family.instrument.name.removeprefix("vllm."): family for family in read}

@@ -123,12 +123,11 @@ async def test_an_open_stream_is_finished_before_the_engine_ends(directory, isol
     launch = fake_launch(directory)
     supervisor = supervised(launch, isolation)
     await ready(supervisor)
-    async with EngineClient(launch.socket) as client:
-        body = Confidential(b'{"events": 10, "pause": 0.1}')
-        stream = client.stream("/v1/completions", body)
-        first = await anext(stream)
-        stopping = asyncio.create_task(supervisor.stop(drain_seconds=10))
-        rest = [event async for event in stream]
+    body = Confidential(b'{"events": 10, "pause": 0.1}')
+    stream = EngineClient(launch.socket).stream("/v1/completions", body)
+    first = await anext(stream)
+    stopping = asyncio.create_task(supervisor.stop(drain_seconds=10))
+    rest = [event async for event in stream]
     await stopping
     assert first.reveal() == b'{"n": 0}'
     assert len(rest) == 9
