@@ -28,11 +28,12 @@ _OURS = ("--uds", "--model", "--load-format", "--model-loader-extra-config", "--
 """Flags of our engine, each with a value, that say where it answers and how it loads."""
 
 
-def checkpoint() -> Path:
-    """Return the demonstration model, made once."""
-    directory = ROOT / ".tacit" / "models" / MODEL
-    show([ROOT / "scripts/demo-model", directory])
-    return directory
+def checkpoint(directory: Path) -> Path:
+    """Return a model below `directory` with the demonstration model's tokenizer."""
+    demo, model = ROOT / ".tacit" / "models" / MODEL, directory / "model"
+    show([ROOT / "scripts/demo-model", demo])
+    show([ENGINE, "-m", "scripts.bench_suites._model", demo, model])
+    return model
 
 
 @contextlib.contextmanager

@@ -63,19 +63,16 @@ async def _load(target: Target, streams: int, numbers: range, tokens: int) -> Lo
             for number in waiting:
                 seen.first.append(await _answer(session, target.model, number, tokens))
 
-        # connections first, as the SDK's client keeps them
-        await asyncio.gather(*(_connect(session) for _ in range(streams)))
+        # a short answer on each connection first: the SDK's client keeps them, and processes that
+        # were idle have to find their memory again
+        early = range(-streams, 0)
+        await asyncio.gather(*(_answer(session, target.model, number, 1) for number in early))
         begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(streams):
                 group.create_task(one())
         seen.seconds = time.perf_counter() - begun
     return seen
-
-
-async def _connect(session: aiohttp.ClientSession) -> None:
-    async with session.get("/v1/models") as response:
-        await response.read()
 
 
 async def _answer(session: aiohttp.ClientSession, model: str, number: int, tokens: int) -> float:

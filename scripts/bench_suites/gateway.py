@@ -1,7 +1,8 @@
 """Tokens through Tacit (TLS, key, audit, rebuilt events) beside vLLM's own server, by turns.
 
-Both run the demonstration model in the same vLLM with the same arguments, and each is idle while
-the other answers. Wall clock, because that is what a client feels; the median of the rounds,
+Both run one model in the same vLLM with the same arguments, and each is idle while the other
+answers. The model is smaller than the smallest Qwen3, so that what the gateway adds weighs more
+than in any deployment. Wall clock, because that is what a client feels; the median of the rounds,
 because what else a machine does hits single ones. On a busy machine the numbers say nothing.
 """
 
@@ -19,9 +20,9 @@ from scripts.bench_suites._gateway_servers import ENGINE, bare, checkpoint, taci
 from scripts.bench_suites._row import Row
 from scripts.bench_suites._streams import Load, Target, load
 
-TOKENS = 64
+TOKENS = 16
 """Of every answer; the model is not allowed to end earlier."""
-ROUNDS = {1: (10, 10), 8: (8, 48), 32: (6, 96)}
+ROUNDS = {1: (6, 8), 8: (5, 32), 32: (4, 64)}
 """Streams -> rounds, and requests of one round on one side."""
 _IDLE_SECONDS = 2
 """Pause before each load: vLLM's processes spin for a second after their last request."""
@@ -36,11 +37,15 @@ def rows() -> Iterator[Row]:
         print("  not measured: the engine's environment is not installed (scripts/install engine)")
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
-    model, most = checkpoint(), max(ROUNDS)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        yield from _measured(directory, checkpoint(directory))
+
+
+def _measured(directory: Path, model: Path) -> Iterator[Row]:
     with (
-        tempfile.TemporaryDirectory() as directory,
-        tacit(Path(directory, "tacit"), model, streams=most) as (ours, line),
-        bare(Path(directory, "bare"), model, line=line) as peer,
+        tacit(directory / "tacit", model, streams=max(ROUNDS)) as (ours, line),
+        bare(directory / "bare", model, line=line) as peer,
     ):
         for streams, (rounds, requests) in ROUNDS.items():
             yield from _rows(ours, peer, streams=streams, rounds=rounds, requests=requests)
