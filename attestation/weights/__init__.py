@@ -1,6 +1,7 @@
-"""Sealed weights on disk: seal a model's directory, open a package, unseal what the key allows."""
+"""Weights on disk: seal a model's directory, open a package or volume, unseal with its key."""
 
 from attestation.weights.journal import Journal, fingerprint
+from attestation.weights.mounted import BlockLayer, KernelBlockLayer, MountedModel
 from attestation.weights.package import SealedModel
 from attestation.weights.plaintext import Plaintext, SealedSource
 from attestation.weights.sealer import begin, check_apart, seal, seal_files
@@ -9,8 +10,11 @@ from attestation.weights.unlocked import SMALL_ROLES, UnlockedModel, Unsealing, 
 
 __all__ = [
     "SMALL_ROLES",
+    "BlockLayer",
     "Inventory",
     "Journal",
+    "KernelBlockLayer",
+    "MountedModel",
     "Plaintext",
     "SealedModel",
     "SealedSource",
