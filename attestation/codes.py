@@ -205,6 +205,7 @@ CODES = MappingProxyType(
         "certificate": "use a valid client certificate that the measured settings list, once",
         "login-jwks": "write the identity provider's public keys as a JWK set",
         "telemetry-collector": "give telemetry.otlp an https URL and its certificates as PEM",
+        "telemetry-login": "write one bearer token, or a PEM certificate with its bare key, there",
         "login-ca": "write the authority of client certificates as PEM",
         "token": "ask the identity provider for a new token, for this service",
         "admin-login": "log in with a certificate or token that the broker's `admin.login` lists",

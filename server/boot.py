@@ -49,6 +49,7 @@ from server.posture import posture
 from server.quota import quotas
 from server.ready import Clock, Ready, ServedModel
 from server.settings import EngineSettings, Settings
+from server.telemetry.login import CollectorLogin
 from server.tls import TlsIdentity, new_tls_identity
 from server.unlock import Unlocked, unlock
 
@@ -212,12 +213,15 @@ def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
 
 
 def _hidden(settings: Settings) -> tuple[str, ...]:
-    """Return what an engine that is broken into must not reach: quotes, registers, API keys."""
+    """Return what an engine that is broken into must not reach: quotes, registers, secrets."""
     paths = [settings.path(settings.file.api_keys)]
     if settings.file.attestation.mode == "insecure-simulated":
         paths.append(settings.path(settings.file.attestation.directory))
     if settings.file.gpu.mode == "insecure-simulated":
         paths.append(settings.path(settings.file.gpu.directory))
+    told = settings.file.telemetry
+    if told is not None and told.otlp is not None:
+        paths += CollectorLogin.of(told.otlp, directory=settings.directory).files
     return (*TRUSTED_DEVICES, *(os.path.normpath(path.absolute()) for path in paths))
 
 

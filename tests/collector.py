@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from server.tls import TlsIdentity, new_tls_identity, server_context
+from server.tls import ClientAuthority, TlsIdentity, new_tls_identity, server_context
 
 KINDS = {
     "/v1/traces": ExportTraceServiceRequest,
@@ -38,6 +38,8 @@ class Collector:
     bodies: list[bytes] = field(default_factory=list)
     messages: list = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    logins: list[str | None] = field(default_factory=list)
+    """The header that each request brought."""
 
     @property
     def url(self) -> str:
@@ -96,14 +98,15 @@ def said(item) -> dict:
 
 
 @contextlib.contextmanager
-def collecting(*, status: int = 200) -> Iterator[Collector]:
-    """Receive over TLS on loopback inside the block."""
+def collecting(*, status: int = 200, clients: ClientAuthority | None = None) -> Iterator[Collector]:
+    """Receive over TLS on loopback inside the block, from `clients` alone if there are some."""
     collector = Collector(new_tls_identity(datetime.now(UTC), ("localhost",)), status)
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["content-length"]))
             collector.paths.append(self.path)
+            collector.logins.append(self.headers["authorization"])
             collector.bodies.append(body)
             kind = KINDS.get(self.path)
             if kind is not None:
@@ -120,7 +123,7 @@ def collecting(*, status: int = 200) -> Iterator[Collector]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    context: ssl.SSLContext = server_context(collector.identity)
+    context: ssl.SSLContext = server_context(collector.identity, clients)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     collector.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx2
 import uvloop
@@ -208,6 +209,7 @@ def counted(
         certificate_expires=gateway.identity.expires,
         simulated=True,
         authority=authority,
+        directory=Path(),
     )
     gateway.ready = found.observed()
     return found

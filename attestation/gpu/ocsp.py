@@ -49,6 +49,12 @@ class Responses:
             found[response.serial_number] = (*found.get(response.serial_number, ()), response)
         return cls(found)
 
+    def claimed_end(self) -> datetime | None:
+        """Return when the first certificate has no current response, unverified; None for none."""
+        newest = (max(items, key=_begin) for items in self._by_serial.values())
+        ends = (item.next_update_utc for item in newest)
+        return min((end for end in ends if end is not None), default=None)
+
     def good(self, subject: Link, issuer: Link, *, now: datetime) -> Good | None:
         """Return the newest word on `subject`, or `None` where there is none.
 
@@ -104,6 +110,10 @@ def _parse(der: bytes) -> ocsp.OCSPResponse:
     if critical:
         raise _malformed("an extension is critical")
     return response
+
+
+def _begin(response: ocsp.OCSPResponse) -> datetime:
+    return response.this_update_utc
 
 
 def _is_about(response: ocsp.OCSPResponse, issuer: Link) -> bool:

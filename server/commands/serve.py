@@ -73,6 +73,7 @@ async def _serve(settings: Settings) -> int:
             certificate_expires=booted.identity.expires,
             simulated=settings.file.profile == "simulated",
             authority=settings.trust.get("telemetry.otlp"),
+            directory=settings.directory,
         )
         await stack.enter_async_context(counted.pushing())
         watching = asyncio.create_task(_stop_with_engine(booted.engine_ended(), stop))

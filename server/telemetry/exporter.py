@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from attestation.errors import ConfigError
 from server.telemetry import otlp
+from server.telemetry.login import CollectorLogin
 from server.telemetry.otlp import LogEvent, Reading, Resource, Span
 from server.telemetry.settings import Collector
 
@@ -42,10 +43,11 @@ class Target:
     host: str
     port: int
     context: ssl.SSLContext
+    login: CollectorLogin
 
     @classmethod
-    def of(cls, collector: Collector, *, authority: bytes) -> Target:
-        """Return the target; raises `ConfigError` `telemetry-collector`."""
+    def of(cls, collector: Collector, *, authority: bytes, login: CollectorLogin) -> Target:
+        """Return the target; raises `ConfigError` `telemetry-collector` or `telemetry-login`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a leaf may be pinned
@@ -59,15 +61,25 @@ class Target:
             raise ConfigError(
                 "telemetry-collector", "otlp.ca holds no certificate, or otlp.url no host"
             )
-        return cls(parts.hostname, port, context)
+        login.headers()
+        login.certify(context)
+        return cls(parts.hostname, port, context, login)
 
     def post(self, path: str, body: bytes) -> int | None:
-        """POST `body` and return the status, None when no whole answer came. Never redirected."""
+        """POST `body` and return the status, None when no whole answer came. Never redirected.
+
+        Without the login that the settings name, nothing is sent either.
+        """
+        try:
+            headers = {"Content-Type": "application/json", **self.login.headers()}
+            self.login.certify(self.context)
+        except ConfigError:
+            return None
         connection = http.client.HTTPSConnection(
             self.host, self.port, timeout=_TIMEOUT_SECONDS, context=self.context
         )
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            connection.request("POST", path, body, headers)
             with connection.getresponse() as answer:
                 answer.read(_MAX_ANSWER)
                 return answer.status

@@ -187,6 +187,12 @@ COLLATERAL = Instrument(
     "s",
     "When the first of Intel's statements stapled to the last report ends, in seconds since 1970.",
 )
+OCSP = Instrument(
+    "tacit.nvidia.ocsp.expiry",
+    "gauge",
+    "s",
+    "When the first of NVIDIA's OCSP responses in the last report ends, in seconds since 1970.",
+)
 SIMULATED = Instrument(
     "tacit.simulated", "gauge", "", "1 where attestation is software and proves nothing."
 )
@@ -207,6 +213,7 @@ INSTRUMENTS = (
     ENGINE_UP,
     CERTIFICATE,
     COLLATERAL,
+    OCSP,
     SIMULATED,
 )
 """The gateway's own; `server.telemetry.engine` lists those passed on from vLLM."""

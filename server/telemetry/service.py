@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -22,6 +23,7 @@ from server.telemetry import otlp, prometheus
 from server.telemetry import vocabulary as names
 from server.telemetry.exporter import Exporter, Target
 from server.telemetry.instruments import Family, Point
+from server.telemetry.login import CollectorLogin
 from server.telemetry.logs import EventQueue
 from server.telemetry.meters import Meters, gauge
 from server.telemetry.otlp import Reading, Resource
@@ -106,13 +108,14 @@ class Telemetry:
         ready, admission = self.ready, self.ready.admission
         rotation = ready.healthy() and not admission.draining
         ends = await self.stapled.ends()
+        stapled = ((known.COLLATERAL, ends.intel), (known.OCSP, ends.nvidia))
         gauges = (
             (known.ACTIVE, admission.in_flight),
             (known.PLACES, admission.limit),
             (known.ROTATION, int(rotation)),
             (known.CERTIFICATE, self.certificate_expires.timestamp()),
             (known.SIMULATED, int(self.simulated)),
-            *([] if ends is None else [(known.COLLATERAL, ends.timestamp())]),
+            *((one, end.timestamp()) for one, end in stapled if end is not None),
         )
         read = (gauge(one, value, vocabulary=self.meters.vocabulary) for one, value in gauges)
         return (*self.meters.families(), self._dropped(), *read, *await self.engines.families())
@@ -162,17 +165,20 @@ def telemetry(
     certificate_expires: datetime,
     simulated: bool,
     authority: bytes | None,
+    directory: Path,
 ) -> Telemetry:
     """Return the telemetry of a guest; without settings nothing is pushed and no tenant named.
 
-    `authority` are the bytes of `otlp.ca`. Raises `ConfigError` `telemetry-collector`.
+    `authority` are the bytes of `otlp.ca`, `directory` is where its other paths begin. Raises
+    `ConfigError` `telemetry-collector` or `telemetry-login`.
     """
     tenants = settings is not None and settings.tenants
     vocabulary = Vocabulary.of(models=ready.models, routes=routes, tenants=tenants)
     collector = None if settings is None else settings.otlp
     exporter = None
     if collector is not None:
-        target = Target.of(collector, authority=authority or b"")
+        login = CollectorLogin.of(collector, directory=directory)
+        target = Target.of(collector, authority=authority or b"", login=login)
         resource = Resource(version("tacit-inference"), secrets.token_hex(16))
         exporter = Exporter(target.post, resource, seconds=collector.interval_seconds)
     return Telemetry(

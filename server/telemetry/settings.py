@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from attestation.codec import Document
+from server.access import FilePath
 
 
 class Collector(Document):
@@ -14,8 +15,12 @@ class Collector(Document):
 
     url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,255}$")]
     """`https://HOST[:PORT]`; the paths are those of the OTLP specification."""
-    ca: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    ca: FilePath
     """PEM certificates that the collector's must be or lead to; measured."""
+    token: FilePath | None = None
+    """A file with a bearer token. Its path is measured; its content may change at any time."""
+    certificate: FilePath | None = None
+    """A PEM file with a client certificate and its key, renewed like the token."""
     interval_seconds: Annotated[int, Field(ge=1, le=3600)]
 
 

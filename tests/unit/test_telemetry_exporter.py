@@ -10,6 +10,7 @@ import pytest
 from attestation.errors import ConfigError
 from server.telemetry.exporter import MAX_QUEUED, Exporter, Target
 from server.telemetry.instruments import ACTIVE, DURATION, REQUESTS, Distribution, Family, Point
+from server.telemetry.login import CollectorLogin
 from server.telemetry.otlp import LogEvent, Reading, Resource, Span
 from server.telemetry.settings import Collector
 from server.tls import new_tls_identity
@@ -40,7 +41,8 @@ READING = Reading(
 
 def target(collector, *, authority=None, url=None) -> Target:
     settings = Collector(url=url or collector.url, ca="ca.pem", interval_seconds=1)
-    return Target.of(settings, authority=authority or collector.identity.certificate)
+    authority = authority or collector.identity.certificate
+    return Target.of(settings, authority=authority, login=CollectorLogin(None, None))
 
 
 def push(post, *items) -> Exporter:
@@ -172,5 +174,9 @@ def test_a_collector_that_cannot_be_meant_stops_the_start(url, authority):
     valid = new_tls_identity(NOW, ("c",)).certificate
     settings = Collector(url=url, ca="ca.pem", interval_seconds=1)
     with pytest.raises(ConfigError) as refused:
-        Target.of(settings, authority=valid if authority is None else authority)
+        Target.of(
+            settings,
+            authority=valid if authority is None else authority,
+            login=CollectorLogin(None, None),
+        )
     assert refused.value.code == "telemetry-collector"

@@ -1,18 +1,23 @@
-"""When stapled collateral ends is told from the last report, and from nothing that is none."""
+"""When stapled statements end is told from the last report, and from nothing that is none."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from attestation.gpu.evidence import GpuEndorsements
 from attestation.report import Report
 from attestation.tdx.stated import claimed_end
 from attestation.types import nonce
-from server.telemetry.stapled import Stapled
+from server.telemetry.stapled import Ends, Stapled
 from tests.appraisal_world import NOW, World
+from tests.gpu_world import GpuWorld, nvidia
 
 ASKED = nonce(bytes(32))
+HELD = World().guest().endorsements(NOW)
+GPUS = GpuWorld()
 
 
 def sending(report: bytes) -> Stapled:
@@ -23,16 +28,40 @@ def sending(report: bytes) -> Stapled:
     return Stapled(collect)
 
 
+async def ends(report: bytes) -> Ends:
+    stapled = sending(report)
+    assert await stapled.ends() == Ends()
+    assert await stapled.report(ASKED) == report
+    return await stapled.ends()
+
+
+def reporting(store: GpuEndorsements) -> bytes:
+    return Report.build(GPUS.sent(), replace(HELD, gpu=store.to_bytes())).to_bytes()
+
+
 async def test_the_end_is_that_of_the_last_report():
-    world = World()
-    endorsements = world.guest().endorsements(NOW)
-    stapled = sending(Report.build(world.evidence(), endorsements).to_bytes())
-    assert await stapled.ends() is None
-    assert await stapled.report(ASKED)
-    ends = await stapled.ends()
-    assert ends == claimed_end(endorsements.tdx)
-    assert ends > NOW > datetime(2020, 1, 1, tzinfo=UTC)
-    assert await stapled.ends() == ends
+    found = await ends(Report.build(World().evidence(), HELD).to_bytes())
+    assert found == Ends(intel=claimed_end(HELD.tdx))
+    assert found.intel > NOW > datetime(2020, 1, 1, tzinfo=UTC)
+
+
+async def test_a_report_is_parsed_once_however_often_its_ends_are_asked_for():
+    stapled = sending(Report.build(World().evidence(), HELD).to_bytes())
+    await stapled.report(ASKED)
+    assert await stapled.ends() is await stapled.ends()
+
+
+async def test_nvidias_word_ends_with_the_first_certificate_that_has_no_newer_response():
+    store = GPUS.store()
+    whole = await ends(reporting(store))
+    assert whole.intel == claimed_end(HELD.tdx)
+    assert whole.nvidia > NOW
+    earlier = nvidia().endorsements(GPUS.gpus(), now=NOW - timedelta(hours=2))
+    assert (await ends(reporting(earlier))).nvidia == whole.nvidia - timedelta(hours=2)
+    both = GpuEndorsements.of(store.rims, (*earlier.ocsp, *store.ocsp))
+    assert (await ends(reporting(both))).nvidia == whole.nvidia
+    one_is_old = GpuEndorsements.of(store.rims, (earlier.ocsp[0], *store.ocsp[1:]))
+    assert (await ends(reporting(one_is_old))).nvidia == whole.nvidia - timedelta(hours=2)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +69,5 @@ async def test_the_end_is_that_of_the_last_report():
     [b"", b"{}", b"\xff", Report.build(World().evidence(), None).to_bytes()],
     ids=["empty", "no report", "no text", "no collateral"],
 )
-async def test_without_collateral_there_is_no_end(report):
-    stapled = sending(report)
-    await stapled.report(ASKED)
-    assert await stapled.ends() is None
+async def test_without_statements_there_is_no_end(report):
+    assert await ends(report) == Ends()

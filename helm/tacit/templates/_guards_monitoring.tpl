@@ -32,6 +32,25 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/* How the server logs in at its collector: the files that server.config names are those of the Secret */}}
+{{- define "tacit.collectorLoginGuard" -}}
+{{- $secret := .Values.monitoring.collectorSecret -}}
+{{- $files := list -}}
+{{- if include "tacit.collectorPort" . -}}
+{{- with (include "tacit.serverConfig" . | fromJson).telemetry.otlp -}}
+{{- $files = compact (list .token .certificate) -}}
+{{- end -}}
+{{- end -}}
+{{- range $files -}}
+{{- if or (not $secret) (not (regexMatch "^/etc/tacit/collector/[^/]+$" .)) -}}
+{{- fail (printf "VALIDATION_ERROR kind=collector_login: telemetry.otlp logs in by %s; name /etc/tacit/collector/KEY, a key of the Secret monitoring.collectorSecret" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $secret (not $files) -}}
+{{- fail "VALIDATION_ERROR kind=collector_login: monitoring.collectorSecret is set and telemetry.otlp names neither token nor certificate; remove one" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Who reads numbers, and where they are pushed, against server.config */}}
 {{- define "tacit.monitoringGuards" -}}
 {{- $policy := .Values.networkPolicy -}}
@@ -53,6 +72,7 @@ annotations:
 {{- else if $policy.collectors -}}
 {{- fail "VALIDATION_ERROR kind=collector_peers: networkPolicy.collectors is set and server.config pushes nothing; remove one" -}}
 {{- end -}}
+{{- include "tacit.collectorLoginGuard" . -}}
 {{- if .Values.monitoring.clientSecret -}}
 {{- if not $operator -}}
 {{- fail "VALIDATION_ERROR kind=monitor: monitoring.clientSecret is set and this release has no operator listener; add the operator section to server.config" -}}

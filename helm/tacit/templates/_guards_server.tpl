@@ -110,6 +110,7 @@
 {{- if eq $config.broker.protocol "native" }}{{ $named = append $named $config.broker.statement_key }}{{ end -}}
 {{- if eq $config.gpu.mode "insecure-simulated" }}{{ $named = concat $named (list $config.gpu.device_root $config.gpu.rim_root) }}{{ end -}}
 {{- with $config.operator }}{{ $named = append $named (eq .login.kind "mtls" | ternary .login.ca .login.jwks) }}{{ end -}}
+{{- with $config.clients }}{{ with .tokens }}{{ $named = append $named .jwks }}{{ end }}{{ with .certificates }}{{ $named = append $named .ca }}{{ end }}{{ end -}}
 {{- with $config.telemetry }}{{ with .otlp }}{{ $named = append $named .ca }}{{ end }}{{ end -}}
 {{- range uniq $named -}}
 {{- if not (hasKey $root.Values.server.trustFiles .) -}}

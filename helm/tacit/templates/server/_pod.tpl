@@ -7,6 +7,11 @@
 - name: api-keys
   secret:
     secretName: {{ .Values.server.apiKeys.existingSecret }}
+{{- with .Values.monitoring.collectorSecret }}
+- name: collector
+  secret:
+    secretName: {{ . }}
+{{- end }}
 {{- with .Values.server.endorsements.existingConfigMap }}
 - name: endorsements
   configMap:
@@ -99,6 +104,11 @@ model-{{ sha256sum . | trunc 10 }}
 - name: api-keys
   mountPath: /etc/tacit/api-keys
   readOnly: true
+{{- if .Values.monitoring.collectorSecret }}
+- name: collector
+  mountPath: /etc/tacit/collector
+  readOnly: true
+{{- end }}
 {{- if .Values.server.endorsements.existingConfigMap }}
 - name: endorsements
   mountPath: /etc/tacit/endorsements
