@@ -33,13 +33,21 @@ def _jurisdiction(case: Case) -> Answer:
 
 
 def _audit_fields(case: Case) -> Answer:
-    accepted, fields = case.file.keyset.audit_fields, _keyset(case).posture.audit
-    actual = ", ".join(fields) or "none"
+    return _at_most(_keyset(case).posture.audit, case.file.keyset.audit_fields)
+
+
+def _filters(case: Case) -> Answer:
+    accepted, filters = case.file.keyset.filters, _keyset(case).posture.filters
+    actual = ", ".join(filters) or "none"
     if accepted == "any":
         return True, "any", actual
     if accepted == "none":
-        return not fields, "none", actual
-    return set(fields) <= set(accepted), f"only {', '.join(accepted)}", actual
+        return not filters, "none", actual
+    return sorted(filters) == sorted(accepted), f"exactly {', '.join(accepted)}", actual
+
+
+def _telemetry(case: Case) -> Answer:
+    return _at_most(_keyset(case).posture.telemetry, case.file.keyset.telemetry)
 
 
 def _config_measured(case: Case) -> Answer:
@@ -51,6 +59,15 @@ def _models_measured(case: Case) -> Answer:
     measured = tuple(sorted(contents(case, "model")))
     declared = tuple(sorted(f"{model.name}={model.manifest}" for model in _keyset(case).models))
     return measured == declared, f"measured: {listed(measured)}", listed(declared)
+
+
+def _at_most(stated: tuple[str, ...], accepted: tuple[str, ...] | str) -> Answer:
+    actual = ", ".join(stated) or "none"
+    if accepted == "any":
+        return True, "any", actual
+    if accepted == "none":
+        return not stated, "none", actual
+    return set(stated) <= set(accepted), f"only {', '.join(accepted)}", actual
 
 
 def _one_of(actual: str, accepted: tuple[str, ...] | str) -> Answer:
@@ -67,6 +84,8 @@ KEYSET_RULES: tuple[Rule, ...] = (
     Rule(
         "keyset.audit-fields", "audit records carry no field beyond those we accept", _audit_fields
     ),
+    Rule("keyset.filters", "what reads prompts beside the engine is what we expect", _filters),
+    Rule("keyset.telemetry", "telemetry carries no attribute beyond those we accept", _telemetry),
     Rule(
         "keyset.config-measured", "the stated configuration is the measured one", _config_measured
     ),

@@ -152,6 +152,8 @@ CODES = MappingProxyType(
         "policy",
         "keyset.jurisdiction": "use a service in a jurisdiction the policy names",
         "keyset.audit-fields": "ask the operator what the additional audit field records",
+        "keyset.filters": "ask the operator which filters read prompts, and name exactly those",
+        "keyset.telemetry": "ask the operator what the additional attribute tells, and to whom",
         "keyset.config-measured": (
             "do not send prompts; the stated configuration is not the one that runs"
         ),
@@ -185,6 +187,7 @@ CODES = MappingProxyType(
         "golden-missing": "seal the model with `--golden`; production serves no unchecked engine",
         "golden-mismatch": "do not serve: the loaded model answers otherwise than its signer's; "
         "check the hardware and the engine's version, then the weights that were sealed",
+        "golden-task": "seal a model that embeds or reranks without `--golden`, or serve it to chat",
         "golden-template": "do not serve: tokenizer or chat template are not those of the signer",
         "golden-unanswered": "look in the log why the engine does not answer, then start again",
         # -- client (attestation.client)

@@ -130,10 +130,11 @@ class Draft:
 
     def _keyset(self) -> list[str]:
         posture = None if self.keyset is None else self.keyset.posture
-        operator, jurisdiction, audit = FILL_IN, FILL_IN, FILL_IN
+        operator = jurisdiction = audit = filters = telemetry = FILL_IN
         if posture is not None:
             operator, jurisdiction = posture.operator, posture.jurisdiction
-            audit = f"[{', '.join(map(_text, posture.audit))}]" if posture.audit else "none"
+            audit, filters = _names(posture.audit), _names(posture.filters)
+            telemetry = _names(posture.telemetry)
         return [
             "keyset:                              # what the service states before it gets prompts",
             "  retention: none",
@@ -141,11 +142,17 @@ class Draft:
             f"  operators: [{_text(operator)}]",
             f"  jurisdictions: [{_text(jurisdiction)}]",
             f"  audit_fields: {audit}",
+            f"  filters: {filters}",
+            f"  telemetry: {telemetry}",
         ]
 
 
 def _list(values: set[str]) -> str:
     return f"[{', '.join(map(_text, sorted(values)))}]"
+
+
+def _names(stated: tuple[str, ...]) -> str:
+    return f"[{', '.join(map(_text, stated))}]" if stated else "none"
 
 
 def _masked(value: str) -> str:

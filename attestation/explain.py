@@ -321,6 +321,8 @@ def policy_sentences(file: PolicyFile) -> Iterator[str]:
     yield f"             operators {_words(keyset.operators)}"
     yield f"             jurisdictions {_words(keyset.jurisdictions)}"
     yield f"             audit fields {_words(keyset.audit_fields)}"
+    yield f"             filters {_words(keyset.filters)}"
+    yield f"             telemetry {_words(keyset.telemetry)}"
 
 
 def _words(value: str | tuple[str, ...]) -> str:

@@ -285,6 +285,9 @@ class RuntimePolicy(Document):
         return tuple(sorted(f"{name}={one}" for name, many in self.models.items() for one in many))
 
 
+Names = Literal["any", "none"] | Annotated[tuple[Name, ...], _some("name", empty="write `none`")]
+
+
 class KeysetPolicy(Document):
     """What a guest must declare to those who send it prompts."""
 
@@ -292,8 +295,12 @@ class KeysetPolicy(Document):
     training: Literal["none"]
     operators: Literal["any"] | Annotated[tuple[Line, ...], _some("operator")]
     jurisdictions: Literal["any"] | Annotated[tuple[Line, ...], _some("jurisdiction")]
-    audit_fields: Literal["any", "none"] | Annotated[tuple[Name, ...], _some("audit field")]
+    audit_fields: Names
     """Field names an audit record may carry at most."""
+    filters: Names
+    """What reads prompts and answers beside the engine, exactly: one left out protects nobody."""
+    telemetry: Names
+    """Attributes that metrics, traces and log events may carry out at most."""
 
 
 class GpuPolicy(Document):

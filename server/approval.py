@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attestation.keyset import Posture
 from attestation.policy_file import PolicyFile
 from attestation.types import Digest
-from server.settings import PostureSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,10 @@ def unapproved(
     config: Digest,
     models: Mapping[str, Digest],
     *,
-    posture: PostureSettings,
-    audit_fields: tuple[str, ...],
+    posture: Posture,
     policy: PolicyFile,
 ) -> tuple[Unapproved, ...]:
-    """Return everything of a deployment that `policy` refuses, whatever the hardware is."""
+    """Return everything of a deployment that `policy` refuses, whatever hardware and engine are."""
     lists = [("runtime.config", str(config), policy.runtime.config)]
     for name, manifest in models.items():
         named = policy.runtime.models.get(name, ())
@@ -39,11 +38,22 @@ def unapproved(
         lists.append(("keyset.operators", posture.operator, keyset.operators))
     if keyset.jurisdictions != "any":
         lists.append(("keyset.jurisdictions", posture.jurisdiction, keyset.jurisdictions))
-    if keyset.audit_fields != "any":
-        known = () if keyset.audit_fields == "none" else keyset.audit_fields
-        lists += [("keyset.audit_fields", field, known) for field in audit_fields]
+    for where, stated, most in (
+        ("keyset.audit_fields", posture.audit, keyset.audit_fields),
+        ("keyset.telemetry", posture.telemetry, keyset.telemetry),
+    ):
+        if most != "any":
+            lists += [(where, name, () if most == "none" else most) for name in stated]
+    if keyset.filters != "any":
+        exact = () if keyset.filters == "none" else keyset.filters
+        lists.append(("keyset.filters", _together(posture.filters), (_together(exact),)))
     return tuple(
         Unapproved(where, value, tuple(named))
         for where, value, named in lists
         if value not in named
     )
+
+
+def _together(names: tuple[str, ...]) -> str:
+    """Write a set that is accepted as a whole."""
+    return ", ".join(sorted(names)) or "none"

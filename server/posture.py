@@ -24,15 +24,20 @@ async def posture(settings: Settings) -> Posture:
     versions = {
         await _engine_version(settings, model.engine) for model in settings.file.models.values()
     }
+    return declared(settings.file, engine=", ".join(sorted(versions)))
+
+
+def declared(file: SettingsFile, *, engine: str) -> Posture:
+    """Return what a deployment of `file` states, where `engine` names what answers."""
     return Posture(
         retention="none",
         training="none",
-        operator=settings.file.posture.operator,
-        jurisdiction=settings.file.posture.jurisdiction,
-        engine=", ".join(sorted(versions)),
+        operator=file.posture.operator,
+        jurisdiction=file.posture.jurisdiction,
+        engine=engine,
         audit=AUDIT_FIELDS,
         filters=(),
-        telemetry=telemetry_attributes(settings.file),
+        telemetry=telemetry_attributes(file),
     )
 
 

@@ -51,6 +51,8 @@ keyset:
   operators: any
   jurisdictions: any
   audit_fields: any
+  filters: none
+  telemetry: any
 """
 
 

@@ -77,13 +77,12 @@ def _missing(
     """Return what the policy lacks; None without a policy."""
     if arguments.policy is None:
         return None
-    from server.audit import AUDIT_FIELDS
+    from server.posture import declared
 
     policy = load_policy(arguments.policy, signer=arguments.policy_signer)
     return unapproved(
         settings.digest,
         models,
-        posture=settings.file.posture,
-        audit_fields=AUDIT_FIELDS,
+        posture=declared(settings.file, engine="as installed"),
         policy=policy.file,
     )

@@ -59,11 +59,13 @@ def test_adding_what_was_said_is_enough(world, capsys):
 def test_a_statement_that_the_policy_does_not_accept_is_missing(world, capsys):
     world.edit_policy("operators: any", 'operators: ["Somebody Else"]')
     world.edit_policy("audit_fields: any", "audit_fields: [request]")
+    world.edit_policy("filters: none", "filters: [cards, names]")
     assert measure(world) == 5
     told = capsys.readouterr().out
     assert "policy lacks keyset.operators: local development" in told
     assert "policy lacks keyset.audit_fields: " in told
     assert "policy lacks keyset.audit_fields: request\n" not in told
+    assert "policy lacks keyset.filters: none" in told
 
 
 def test_another_model_is_missing(world, capsys):

@@ -88,6 +88,8 @@ REFUSED_BY_ONE = {
     "keyset.operator": lambda: World(keyset=with_posture(operator="Somebody else")),
     "keyset.jurisdiction": lambda: World(keyset=with_posture(jurisdiction="elsewhere")),
     "keyset.audit-fields": lambda: World(keyset=with_posture(audit=("time", "prompt"))),
+    "keyset.filters": lambda: World(keyset=with_posture(filters=("onlooker",))),
+    "keyset.telemetry": lambda: World(keyset=with_posture(telemetry=("tacit.prompt",))),
     "keyset.config-measured": lambda: World(keyset=KEYSET.model_copy(update={"config": OTHER})),
     "keyset.models-measured": lambda: World(
         keyset=KEYSET.model_copy(
@@ -303,6 +305,34 @@ def test_evidence_without_an_event_log_is_refused_for_what_it_does_not_show():
     )
     failed = [check.id for check in appraise(claims, World().policy, now=NOW).failed]
     assert failed == ["runtime.events", "runtime.config", "runtime.model"]
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "field"),
+    [
+        ("keyset.audit-fields", "keyset/audit_fields", "audit"),
+        ("keyset.telemetry", "keyset/telemetry", "telemetry"),
+    ],
+)
+def test_what_is_told_of_a_request_may_be_less_than_accepted_and_not_more(check, path, field):
+    named = changed_policy(path, ["time", "status"])
+    for stated in ((), ("status",), ("status", "time")):
+        assert refusals(World(keyset=with_posture(**{field: stated}), policy=named)) == []
+    more = with_posture(**{field: ("status", "time", "prompt")})
+    assert refusals(World(keyset=more, policy=named)) == [check]
+    assert refusals(World(keyset=more, policy=changed_policy(path, "any"))) == []
+    assert refusals(World(keyset=more, policy=changed_policy(path, "none"))) == [check]
+
+
+def test_filters_are_those_that_the_policy_names_and_all_of_them():
+    named = changed_policy("keyset/filters", ["cards", "names"])
+    for stated in (("cards", "names"), ("names", "cards")):
+        assert refusals(World(keyset=with_posture(filters=stated), policy=named)) == []
+    for stated in ((), ("cards",), ("cards", "cards"), ("cards", "names", "onlooker")):
+        world = World(keyset=with_posture(filters=stated), policy=named)
+        assert refusals(world) == ["keyset.filters"]
+    any_filter = changed_policy("keyset/filters", "any")
+    assert refusals(World(keyset=with_posture(filters=("cards",)), policy=any_filter)) == []
 
 
 def test_a_broker_is_answered_the_same_checks_but_those_of_the_keyset():

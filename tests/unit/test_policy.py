@@ -53,8 +53,8 @@ LISTS = [
     "runtime/config",
     "keyset/operators",
     "keyset/jurisdictions",
-    "keyset/audit_fields",
 ]
+NAMES = ["keyset/audit_fields", "keyset/filters", "keyset/telemetry"]
 
 
 def refusal(path, value) -> ConfigError:
@@ -109,6 +109,15 @@ def test_no_expectation_may_be_null(path):
 @pytest.mark.parametrize("path", LISTS)
 def test_an_empty_list_would_accept_any_and_does_not_load(path):
     assert "it would accept any" in refusal(path, []).why
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_nothing_accepted_is_written_as_a_word(path):
+    assert "policy names no name; write `none`" in refusal(path, []).why
+    assert "twice" in refusal(path, ["a", "a"]).why
+    assert "pattern" in refusal(path, ["a b"]).why
+    for word in ("any", "none", ["a", "b"]):
+        assert changed_policy(path, word)
 
 
 def test_a_policy_without_models_or_manifests_does_not_load():

@@ -9,11 +9,12 @@ from attestation.codec import parse_yaml
 from attestation.errors import ConfigError, Malformed
 from attestation.keyset import Keyset
 from attestation.types import Digest
+from server.approval import unapproved
 from server.audit import AUDIT_FIELDS
-from server.posture import posture, telemetry_attributes
+from server.posture import declared, posture, telemetry_attributes
 from server.settings import Settings, SettingsFile
 from server.telemetry.settings import Collector, TelemetrySettings
-from tests.appraisal_world import KEYSET
+from tests.appraisal_world import CONFIG, KEYSET, MANIFEST, changed_policy
 
 ROOT = Path(__file__).parents[2]
 FILE = parse_yaml(
@@ -76,6 +77,20 @@ def test_no_attribute_of_telemetry_is_one_for_content():
     told = telemetry_attributes(FILE.model_copy(update={"telemetry": named}))
     words = ("message", "prompt", "completion", "content", "header", "query", "url", "address")
     assert not [name for name in told for word in words if word in name]
+
+
+def test_a_policy_is_told_to_lack_what_telemetry_carries_beyond_it():
+    told = TelemetrySettings(tenants=True, engine=False, otlp=COLLECTOR)
+    stated = declared(FILE.model_copy(update={"telemetry": told}), engine="any")
+    names = [name for name in stated.telemetry if name != "tacit.tenant"]
+    for accepted, lacks in ((names, ["tacit.tenant"]), ("none", stated.telemetry), ("any", [])):
+        missing = unapproved(
+            Digest.parse(CONFIG),
+            {"qwen3-demo": Digest.parse(MANIFEST)},
+            posture=stated,
+            policy=changed_policy("keyset/telemetry", accepted).file,
+        )
+        assert [one.value for one in missing if one.where == "keyset.telemetry"] == list(lacks)
 
 
 def test_a_posture_is_part_of_the_one_digest_that_is_attested():
