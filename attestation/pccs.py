@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import ssl
 import threading
 from collections.abc import Callable
@@ -14,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from attestation.endorse import FileEndorser
-from attestation.errors import ConfigError, Malformed, Undecidable
+from attestation.errors import Malformed, Undecidable
 from attestation.https import Https
 from attestation.pcs import Answers, Authority, Response, paths
+from attestation.regular import replace_regular
 from attestation.tdx.collateral import MAX_COLLATERAL
 from attestation.tdx.quote import collateral_key
 from attestation.types import Endorsements
@@ -100,8 +99,8 @@ class CachedPccs:
             if self._fresh(path) or (kept and self._just_failed(key)):
                 return b""
             fetched = self._asked(key)
-            with contextlib.suppress(ConfigError):  # a full disk; what was fetched is as good
-                write_atomically(path, fetched)
+            with contextlib.suppress(OSError):  # a full disk; what was fetched is as good
+                replace_regular(path, fetched, mode=0o666)
         except Undecidable:
             self._note(key)
             if not kept:
@@ -136,19 +135,3 @@ class CachedPccs:
             return False
         age = self.clock().timestamp() - written
         return 0 <= age < self.refresh.total_seconds()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `path` so that a reader, or a machine that loses power, sees all of it or the old."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        try:
-            with beside.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError("file-unwritable", f"{path}: {error.strerror}") from None

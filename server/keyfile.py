@@ -19,6 +19,7 @@ from pathlib import Path
 from attestation.codec import MAX_JSON
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
+from attestation.regular import read_regular, replace_regular
 from server.apikeys import Change, FreshKey, KeyFile, KeyRing
 from server.auth import ApiKeys, Caller
 from server.errors import Unavailable
@@ -121,7 +122,9 @@ def fresh_key(file: KeyFile) -> FreshKey:
 def locked(path: Path) -> Iterator[None]:
     """Hold the key file for one change at a time, between programs too."""
     try:
-        lock = path.with_name(f".{path.name}.lock").open("ab")
+        # a pipe that nobody reads is refused then, and not waited for
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        lock = os.fdopen(os.open(path.with_name(f".{path.name}.lock"), flags, 0o600), "wb")
     except OSError as error:
         raise ConfigError("api-keys-unwritable", f"{path.name}: {error.strerror}") from None
     with lock:
@@ -132,8 +135,7 @@ def locked(path: Path) -> Iterator[None]:
 def read(path: Path) -> bytes:
     """Return the bytes of the key file or raise `ConfigError`."""
     try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_JSON + 1)
+        return read_regular(path, limit=MAX_JSON)
     except OSError as error:
         raise ConfigError("api-keys-missing", f"{path.name}: {error.strerror}") from None
 
@@ -143,19 +145,8 @@ def write(path: Path, file: KeyFile) -> None:
     data = json.dumps(file.model_dump(mode="json"), indent=1).encode()
     if len(data) > MAX_JSON:
         raise ConfigError("api-keys-unwritable", f"{path.name} would have {len(data)} bytes")
-    beside = path.with_name(f".{path.name}.new")
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_regular(path, data, mode=0o600)
     except OSError as error:
         raise ConfigError("api-keys-unwritable", f"{path.name}: {error.strerror}") from None
 

@@ -14,6 +14,7 @@ from attestation.endorsers import Source, open_endorser
 from attestation.errors import ConfigError
 from attestation.keyset import Line, Name
 from attestation.pccs import Clock
+from attestation.regular import read_regular
 from attestation.types import Digest
 from server.access import ClientSettings, OperatorSettings, Tenant, TenantSettings
 from server.telemetry.settings import TelemetrySettings
@@ -264,8 +265,7 @@ class Settings:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_TRUST_FILE + 1)
+        data = read_regular(path, limit=_MAX_TRUST_FILE)
     except OSError as error:
         raise ConfigError("config-file-missing", f"{path}: {error.strerror}") from None
     if len(data) > _MAX_TRUST_FILE:

@@ -15,6 +15,7 @@ from attestation.broker.kekuri import attributes, read_credential, required
 from attestation.codec import b64, parse_json, unb64
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Undecidable
+from attestation.regular import require_regular
 
 FORM = (
     "openbao:https://HOST:PORT/MOUNT/KEY?ca=FILE&auth=approle&role-id=FILE&secret-id=FILE "
@@ -204,6 +205,7 @@ def _only(ca: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
+        require_regular(ca)
         context.load_verify_locations(cafile=ca)
     except (OSError, ssl.SSLError):
         raise ConfigError("kek-credential", f"{ca} holds no PEM certificates") from None

@@ -132,7 +132,7 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext:
     context = pinned_context(files.read(args.pin).decode("ascii", errors="replace"))
     if args.cert is not None:
         try:
-            context.load_cert_chain(args.cert, args.key)
+            files.load_identity(context, args.cert, key=args.key)
         except (OSError, ssl.SSLError):
             raise ConfigError("admin-login", f"{args.cert} and its key do not load") from None
     return context

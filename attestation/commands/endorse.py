@@ -47,7 +47,7 @@ def register(commands: Commands) -> None:
 
 def run_fetch(arguments: argparse.Namespace) -> int:
     """Write `<fmspc>-<ca>.json`, whole or not at all."""
-    from attestation.pccs import Pccs, write_atomically
+    from attestation.pccs import Pccs
     from attestation.tdx.quote import collateral_key
 
     if (arguments.quote is None) == (arguments.fmspc is None):
@@ -60,7 +60,7 @@ def run_fetch(arguments: argparse.Namespace) -> int:
     ca: Authority = "platform" if authority_name == "platform" else "processor"
     pccs = Pccs(arguments.url, authority, update=arguments.update)
     path = arguments.to / f"{key}.json"
-    write_atomically(path, pccs.collateral(fmspc=fmspc, ca=ca))
+    files.write(path, pccs.collateral(fmspc=fmspc, ca=ca))
     return files.told(arguments, file=str(path))
 
 

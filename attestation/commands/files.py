@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from attestation.dsse import public_key
 from attestation.errors import ConfigError, Malformed
 from attestation.policy import Policy
 from attestation.policy_signature import open_policy
-from attestation.regular import place_to_write, read_regular
+from attestation.regular import read_regular, replace_regular, require_regular
 from attestation.report import Report, looks_like_report
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -36,13 +35,7 @@ def read(path: Path, *, limit: int = MAX_JSON) -> bytes:
 def write(path: Path, data: bytes) -> None:
     """Write `path` so that a reader sees the old file or the whole new one."""
     try:
-        place = place_to_write(path)
-        beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        try:
-            beside.write_bytes(data)
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_regular(path, data, mode=0o666)
     except OSError as error:
         raise ConfigError("file-unwritable", f"{path}: {error.strerror}") from None
 
@@ -102,6 +95,12 @@ def authority(path: Path | None) -> ssl.SSLContext | None:
         return ssl.create_default_context(cadata=read(path).decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise ConfigError("argument-invalid", "--tls-ca holds no certificate") from None
+
+
+def load_identity(context: ssl.SSLContext, certificate: Path, *, key: Path | None) -> None:
+    """Show `certificate` to who asks for one; raises `OSError` (`ssl.SSLError` is one too)."""
+    require_regular(certificate, *(() if key is None else (key,)))
+    context.load_cert_chain(certificate, key)
 
 
 def saved_report(data: bytes, *, name: str) -> Report:

@@ -27,6 +27,7 @@ from attestation.codec import (
 )
 from attestation.errors import ConfigError, Malformed
 from attestation.manifest import Hex32, Role, SealedFile
+from attestation.regular import open_regular
 from attestation.weights.plaintext import Plaintext
 
 JOURNAL = "sealing.jsonl"
@@ -91,7 +92,8 @@ class Journal:
         """Read what an earlier run left, or raise `ConfigError` ("seal-resume")."""
         path = out / JOURNAL
         try:
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                data = stream.read()
         except OSError as error:
             raise ConfigError("seal-resume", f"{path}: {error.strerror}") from None
         whole = data[: data.rfind(b"\n") + 1]

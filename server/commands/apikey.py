@@ -12,6 +12,7 @@ from typing import Any
 from attestation.commands.files import Commands
 from attestation.confidential import Confidential
 from attestation.errors import ConfigError
+from attestation.regular import read_regular
 from server.apikeys import FreshKey, KeyFile, KeyRing, parse_key_file, public
 from server.commands.operators import act, add_operators
 from server.keyfile import fresh_key, locked, read, write
@@ -139,7 +140,9 @@ def _pepper(args: argparse.Namespace) -> Confidential[bytes]:
     if args.keys is None or args.pepper is None:
         raise ConfigError("operators-arguments", "name --keys and --pepper, or --operators")
     try:
-        with args.pepper.open("rb") as stream:
-            return Confidential(stream.read(_MAX_PEPPER))
+        pepper = read_regular(args.pepper, limit=_MAX_PEPPER)
     except OSError as error:
         raise ConfigError("api-key-pepper", f"{args.pepper.name}: {error.strerror}") from None
+    if len(pepper) > _MAX_PEPPER:  # cut, it would mint keys that no gateway knows
+        raise ConfigError("api-key-pepper", f"{args.pepper.name} is over {_MAX_PEPPER} bytes")
+    return Confidential(pepper)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attestation.codec import parse_json
-from attestation.commands.files import add_policy_signer, load_policy, read
+from attestation.commands.files import add_policy_signer, load_identity, load_policy, read
 from attestation.errors import (
     ConfigError,
     Malformed,
@@ -78,7 +78,7 @@ def _attested(args: argparse.Namespace) -> ssl.SSLContext:
     context = RelyingParty(args.service, policy).attest().tls
     if args.cert is not None:
         try:
-            context.load_cert_chain(args.cert, args.key)
+            load_identity(context, args.cert, key=args.key)
         except (OSError, ssl.SSLError):
             raise ConfigError("operators-arguments", f"{args.cert} does not load") from None
     return context

@@ -15,6 +15,7 @@ from attestation.checks import Facts
 from attestation.client import AttestedTransport, RelyingParty, Session
 from attestation.errors import ConfigError
 from attestation.policy import Policy
+from attestation.regular import require_regular
 from server.retention.asking import Asked, Service
 from server.retention.canary import Canaries
 from server.retention.crash import crash
@@ -22,7 +23,7 @@ from server.retention.places import CoreDumps
 from server.retention.proof import Proof, look
 from server.retention.search import Search
 from server.retention.senders import Sender
-from server.retention.sinks import Local, sinks, sinks_after_crash
+from server.retention.sinks import Local, lasting, sinks
 from server.retention.tokens import token_ids
 from server.retention.vectors import Writer
 from server.retention.wire import Wire
@@ -79,7 +80,7 @@ def prove(target: Target, *, random: bytes, since: int, crash_engine: bool = Fal
         found = look(search, sinks(asked, canaries, local=target.local, dumps=dumps, since=since))
         if crash_engine:
             asked, after = _crashed(target, service, asked, canaries)
-            places = sinks_after_crash(after, local=target.local, dumps=dumps, since=since)
+            places = lasting(after, canaries, local=target.local, dumps=dumps, since=since)
             found += look(search, places, when=", after a crash")
     return Proof(
         simulated,
@@ -152,6 +153,7 @@ def _require_attested(settings: Settings | None, affirmed: Affirmed) -> None:
 def _pinned(operator: Operator, session: Session) -> httpx2.BaseTransport:
     if operator.certificate is not None:
         try:
+            require_regular(operator.certificate)
             session.tls.load_cert_chain(operator.certificate)
         except OSError:  # ssl.SSLError is one
             raise ConfigError("prove-argument", "--operator-cert is no PEM with its key") from None

@@ -19,6 +19,7 @@ from server.listener import Address, listening
 from server.operator import create_operator_app, identify_by
 from server.quota import TenantQuotas
 from server.tls import server_context
+from tests.disk import full_disk
 from tests.gateway_kit import MODEL, PEPPER, counted, prepared
 from tests.logins import AUDIENCE, ISSUER, Provider
 
@@ -172,8 +173,8 @@ async def test_a_role_without_keys_reaches_none(tmp_path):
 async def test_a_file_that_cannot_be_written_or_trusted_is_said_and_lets_nobody_in(tmp_path):
     async with served(tmp_path) as at:
         _, made = await at.act(KEYS, {"tenant": "acme", "name": "ci", "days": 7})
-        (tmp_path / ".keys.yaml.new").mkdir()  # stands in for a full or read-only disk
-        status, answer = await at.act(REVOKE, {"id": made["id"]})
+        with full_disk():
+            status, answer = await at.act(REVOKE, {"id": made["id"]})
         assert (status, answer["error"]["code"]) == (503, "admin-keys-unwritable")
         assert await at.status(made["key"]) == 200
         at.file.write_bytes(at.file.read_bytes().replace(b"acme", b"evil"))

@@ -1,5 +1,7 @@
 """A KEK in a real OpenBao: what it binds, and what is told when it cannot be used."""
 
+import os
+
 import pytest
 
 from attestation.broker.kek import open_kek
@@ -186,6 +188,13 @@ def test_a_uri_of_another_form_is_refused(old, new, tmp_path):
     with pytest.raises(ConfigError) as refused:
         open_kek(GOOD.replace(old, new, 1), directory=tmp_path)
     assert code(refused) == "kek-uri"
+
+
+def test_a_pipe_in_place_of_the_authorities_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "ca")
+    with pytest.raises(ConfigError) as refused:
+        open_kek(GOOD, directory=tmp_path)
+    assert code(refused) == "kek-credential"
 
 
 def test_a_credential_that_strangers_can_read_is_not_used(tmp_path):

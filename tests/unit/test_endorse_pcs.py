@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from attestation.bundle import Bundle, build_bundle
 from attestation.cli import main
+from attestation.commands.files import write
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Refusal, Undecidable
-from attestation.pccs import CachedPccs, Pccs, write_atomically
+from attestation.pccs import CachedPccs, Pccs
 from attestation.pcs import Answers, Response
 from attestation.report import Report
 from attestation.tdx.quote import collateral_key, verify_quote
@@ -245,7 +246,7 @@ def test_an_outage_with_an_empty_cache_decides_nothing(tmp_path):
 
 
 def test_what_an_outage_leaves_to_grow_old_is_undecidable_and_never_a_pass(tmp_path):
-    write_atomically(tmp_path / f"{NAME}.json", COLLATERAL)
+    write(tmp_path / f"{NAME}.json", COLLATERAL)
     with pccs({}) as (url, _):
         pass
     late = NOW + timedelta(days=60)
@@ -258,7 +259,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "x").write_text("")
     with pytest.raises(ConfigError):
-        write_atomically(tmp_path / "taken", b"data")
+        write(tmp_path / "taken", b"data")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

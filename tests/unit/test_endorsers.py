@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from attestation.commands import files
 from attestation.endorse import FileEndorser
 from attestation.endorsers import PccsSource, Source, open_endorser
 from attestation.errors import ConfigError, Undecidable
-from attestation.pccs import RETRY, CachedPccs, Pccs, write_atomically
+from attestation.pccs import RETRY, CachedPccs, Pccs
 from tests.appraisal_world import NOW, World, intel
 from tests.unit.test_endorse_pcs import COLLATERAL, NAME, QUOTE, answers, pccs
 
@@ -100,7 +101,7 @@ def test_a_pccs_that_is_away_is_asked_again_after_a_while_and_not_for_every_gues
     table = {}
     with pccs(table) as (url, asked):
         endorser = cache(url, tmp_path, clock)
-        write_atomically(tmp_path / f"{NAME}.json", COLLATERAL)
+        files.write(tmp_path / f"{NAME}.json", COLLATERAL)
         clock.at += 7 * HOUR
         for _ in range(5):
             assert endorser.endorsements(QUOTE).tdx == COLLATERAL
@@ -120,7 +121,7 @@ def test_a_pccs_that_answers_nonsense_is_like_one_that_is_away(tmp_path):
 
 def test_nobody_waits_for_a_pccs_while_a_file_can_answer(tmp_path):
     clock = Wall()
-    write_atomically(tmp_path / f"{NAME}.json", COLLATERAL)
+    files.write(tmp_path / f"{NAME}.json", COLLATERAL)
     clock.at += 7 * HOUR
     endorser = cache("http://127.0.0.1:1", tmp_path, clock)
     with endorser._asking:
@@ -158,23 +159,23 @@ WRITER = """
 import resource, sys
 from pathlib import Path
 from attestation.errors import ConfigError
-from attestation.pccs import write_atomically
+from attestation.commands import files
 path = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
 try:
-    write_atomically(path, b"c" * 3_000_000)
+    files.write(path, b"c" * 3_000_000)
 except ConfigError as refusal:
     print(refusal.code, sorted(entry.name for entry in path.parent.iterdir()), flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 while True:
     for letter in b"ab":
-        write_atomically(path, bytes([letter]) * 3_000_000)
+        files.write(path, bytes([letter]) * 3_000_000)
 """
 
 
 def test_a_disk_that_is_full_or_a_writer_that_is_killed_leaves_the_old_file_or_the_new(tmp_path):
     path = tmp_path / "collateral.json"
-    write_atomically(path, b"a" * 3_000_000)
+    files.write(path, b"a" * 3_000_000)
     for _ in range(2):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
@@ -197,7 +198,7 @@ def test_what_was_kept_too_long_is_undecidable_for_the_broker(tmp_path):
     from attestation.verifier import Verifier
     from tests.appraisal_world import NONCE
 
-    write_atomically(tmp_path / f"{NAME}.json", COLLATERAL)
+    files.write(tmp_path / f"{NAME}.json", COLLATERAL)
     clock = Wall()
     old = cache("http://127.0.0.1:1", tmp_path, clock).endorsements(QUOTE)
     late = NOW + timedelta(days=60)

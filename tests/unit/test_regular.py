@@ -2,6 +2,7 @@
 
 import errno
 import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from attestation.commands import files
 from attestation.endorse import FileEndorser
 from attestation.errors import ConfigError, Undecidable
 from attestation.regular import place_to_write, read_regular
+from attestation.weights.journal import JOURNAL, Journal
 
 
 @pytest.fixture
@@ -34,6 +36,21 @@ def test_a_pipe_or_device_is_not_read(tmp_path, pipe, what):
     assert refusal.value.code == "file-unreadable"
 
 
+def test_a_login_in_a_pipe_is_refused_and_not_waited_for(tmp_path, pipe):
+    (tmp_path / "cert").write_text("")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for certificate, key in ((pipe, None), (tmp_path / "cert", pipe)):
+        with pytest.raises(OSError, match="a pipe or device"):
+            files.load_identity(context, certificate, key=key)
+
+
+def test_a_sealing_run_is_not_resumed_from_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / JOURNAL)
+    with pytest.raises(ConfigError) as refusal:
+        Journal.resume(tmp_path)
+    assert refusal.value.code == "seal-resume"
+
+
 def test_collateral_in_a_pipe_is_missing_collateral(pipe):
     with pytest.raises(Undecidable) as refusal:
         FileEndorser(pipe).endorsements(b"")
@@ -50,6 +67,21 @@ def test_nothing_that_is_no_file_is_replaced(tmp_path, pipe, what):
     after = (tmp_path / what).stat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_place_that_leads_to_itself_is_not_written(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for act in (files.read, lambda path: files.write(path, b"report")):
+        with pytest.raises(ConfigError, match="symbolic links"):
+            act(tmp_path / "loop")
+
+
+def test_a_directory_in_place_of_a_file_costs_no_descriptor(tmp_path):
+    before = len(tuple(Path("/proc/self/fd").iterdir()))
+    for _ in range(8):
+        with pytest.raises(IsADirectoryError):
+            read_regular(tmp_path, limit=1)
+    assert len(tuple(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_link_is_written_through(tmp_path):

@@ -23,6 +23,7 @@ from server.auth import ApiKeys, Caller
 from server.commands import apikey
 from server.errors import Rejected, Unauthenticated, Unavailable
 from server.keyfile import ApiKeyFile, write
+from tests.disk import full_disk
 from tests.gateway_kit import NOW, PEPPER, keys
 
 
@@ -344,22 +345,47 @@ def test_ten_thousand_keys_are_read_beside_requests_without_a_pause():
     assert caught.value.code == "api-key-invalid"
 
 
-def test_a_directory_that_cannot_be_written_changes_nothing(tmp_path):
+def test_a_full_disk_changes_nothing(tmp_path):
     path = tmp_path / "keys.yaml"
     ring, key = minted()
     write(path, ring.file)
     live = ApiKeyFile(path, PEPPER)
-    (tmp_path / ".keys.yaml.new").mkdir()  # stands in for a full or read-only disk
-    with pytest.raises(ConfigError) as caught:
+    with full_disk(), pytest.raises(ConfigError) as caught:
         live.change(lambda ring: ring.revoke("abcd1234"))
     assert caught.value.code == "api-keys-unwritable"
     assert refusal(live, bearer(key)) is None
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".keys.yaml.lock", "keys.yaml"]
 
 
 def test_a_key_file_that_is_not_there_does_not_start(tmp_path):
     with pytest.raises(ConfigError) as caught:
         ApiKeyFile(tmp_path / "none.yaml", PEPPER)
     assert caught.value.code == "api-keys-missing"
+
+
+def test_a_pipe_in_place_of_keys_lock_or_pepper_is_refused_and_not_waited_for(tmp_path, capsys):
+    pipe, path, pepper = tmp_path / "pipe", tmp_path / "keys", tmp_path / "pepper"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="a pipe or device"):
+        ApiKeyFile(pipe, PEPPER)
+    pepper.write_bytes(PEPPER.reveal())
+    pair = [(path, pipe, "api-key-pepper"), (pipe, pepper, "api-keys-missing")]
+    os.mkfifo(tmp_path / ".locked.lock")
+    for keys_at, pepper_at, refused in [
+        *pair,
+        (tmp_path / "locked", pepper, "api-keys-unwritable"),
+    ]:
+        words = ("--keys", keys_at, "--pepper", pepper_at, "--tenant", "acme")
+        assert command("new", *words) == 2
+        assert f"({refused})" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_a_pepper_is_used_whole_or_refused(tmp_path, capsys):
+    (tmp_path / "pepper").write_bytes(bytes(4097))
+    words = ("--keys", tmp_path / "keys", "--pepper", tmp_path / "pepper", "--tenant", "acme")
+    assert command("new", *words) == 2
+    assert "pepper is over 4096 bytes (api-key-pepper)" in capsys.readouterr().err
 
 
 def command(*argv) -> int:

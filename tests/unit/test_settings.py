@@ -1,5 +1,6 @@
 """One deployment file, measured with the trust files it names."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,16 @@ def test_a_missing_trust_file_is_named(deployment, tmp_path):
     (tmp_path / ".tacit/keys/model-signer.pub").unlink()
     with pytest.raises(ConfigError, match=r"model-signer\.pub"):
         Settings.load(path)
+
+
+@pytest.mark.parametrize("name", ["configs/simulated.yaml", ".tacit/broker/tls.crt"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(deployment, tmp_path, name):
+    path = deployment()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="a pipe or device, not a file") as refusal:
+        Settings.load(path)
+    assert refusal.value.code == "config-file-missing"
 
 
 def test_a_swapped_root_of_the_gpus_changes_the_digest(deployment, tmp_path):
