@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +57,11 @@ class Outcome:
 class World:
     """An installation that a test may damage, and what runs around `tacit serve`."""
 
-    def __init__(self, directory: Path, *, checkpoint: Path) -> None:
+    def __init__(
+        self, directory: Path, *, checkpoint: Path, changes: Mapping[str, Any] | None = None
+    ) -> None:
+        self.changes = changes or {}
+        """What differs from the example, beside what every test differs in."""
         self.port, self.broker_port = free_port(), free_port()
         self.directory = directory
         self.run_directory = Path(f"/dev/shm/tacit-test-{directory.name}-{self.port}")
@@ -76,6 +80,7 @@ class World:
             "run_directory": str(self.run_directory),
             f"models.{MODEL}.engine.python": str(ENGINE),
             f"models.{MODEL}.engine.max_model_len": 1024,
+            **self.changes,
         }
 
     def fork(self, directory: Path) -> World:
@@ -202,6 +207,30 @@ class Service:
     def output(self) -> str:
         """Everything the processes of the chain have printed."""
         return "".join(line for running in self.chain.services for line in running.output)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes of the chain; their children belong to them."""
+        return tuple(running.process.pid for running in self.chain.services)
+
+    @contextlib.contextmanager
+    def logged(self, path: Path) -> Iterator[Path]:
+        """Keep what the processes print in `path`, as a collector of logs would."""
+        done = threading.Event()
+
+        def copy() -> None:
+            beside = path.with_suffix(".new")
+            while not done.wait(0.1):
+                beside.write_text(self.output)
+                beside.replace(path)
+
+        copying = threading.Thread(target=copy)
+        copying.start()
+        try:
+            yield path
+        finally:
+            done.set()
+            copying.join()
 
 
 __all__ = [

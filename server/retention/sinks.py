@@ -80,30 +80,24 @@ def sinks(
 ) -> tuple[Place, ...]:
     """Return every place, in the order of a report. `since` is when the first canary was sent."""
     return (
-        Sink("answers", lambda search: search_answers(search, asked, canaries)),
-        _log(asked, local),
+        *lasting(asked, canaries, local=local, dumps=dumps, since=since),
         _metrics(asked, local),
         _engine_metrics(asked),
-        _telemetry(local),
-        _run_directory(local),
         _of_processes(
             "mounts of the engine",
             local,
             lambda search: search_own_mounts(search, local.pids, since=since),
         ),
-        _paths("directories", local.directories, "--directory DIR: configuration, databases"),
-        _of_processes("this machine", local, lambda search: _machine(search, since=since)),
         _of_processes("processes", local, lambda search: search_processes(search, local.pids)),
-        _of_processes("core dumps", local, lambda search: dumps.search(search, since=since)),
-        _of_processes("swap", local, search_swap),
     )
 
 
-def sinks_after_crash(
-    asked: Asked, *, local: Local, dumps: CoreDumps, since: int
+def lasting(
+    asked: Asked, canaries: Canaries, *, local: Local, dumps: CoreDumps, since: int
 ) -> tuple[Place, ...]:
     """Return the places that outlive the processes of an engine."""
     return (
+        Sink("answers", lambda search: search_answers(search, asked, canaries)),
         _log(asked, local),
         _telemetry(local),
         _run_directory(local),

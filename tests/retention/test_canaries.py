@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -25,33 +22,13 @@ pytestmark = [
 ]
 
 
-@contextlib.contextmanager
-def log_of(service: Service, path: Path):
-    """Keep all that the processes of the chain print in `path`."""
-    done = threading.Event()
-
-    def copy() -> None:
-        beside = path.with_suffix(".new")
-        while not done.wait(0.1):
-            beside.write_text(service.output)
-            beside.replace(path)
-
-    copying = threading.Thread(target=copy)
-    copying.start()
-    try:
-        yield path
-    finally:
-        done.set()
-        copying.join()
-
-
 @pytest.fixture(scope="module")
 def proof(service: Service, tmp_path_factory) -> Proof:
     directory = tmp_path_factory.mktemp("proof")
     settings = Settings.load(service.world.installation.config)
-    with log_of(service, directory / "log") as log:
+    with service.logged(directory / "log") as log:
         local = Local(
-            pids=tuple(running.process.pid for running in service.chain.services),
+            pids=service.pids,
             logs=(log,),
             run_directory=service.world.run_directory,
             directories=(service.world.directory, ROOT / ".tacit"),

@@ -19,7 +19,7 @@ from server.retention.places import CoreDumps, search_swap
 from server.retention.proof import Looked, Proof, look
 from server.retention.search import Search, Searched
 from server.retention.senders import Answered
-from server.retention.sinks import Local, NotSearched, Sink, sinks
+from server.retention.sinks import Local, NotSearched, Sink, lasting, sinks
 from server.retention.vectors import Sent
 from server.settings import SettingsFile
 
@@ -150,11 +150,12 @@ def test_a_canary_in_a_mount_of_the_engine_s_own_is_found(place, start):
 
 def test_a_canary_anywhere_on_the_machine_is_found(place, start):
     since = time.time_ns()
+    what = local(place, idle(start))  # longer than the tick by which the clock of files is behind
     paths = [Path(f"{parent}/tacit-planted-{os.getpid()}") for parent in ("/var/tmp", "/dev/shm")]
     try:
         for path in paths:
             path.write_text(CANARY)
-        found = one("this machine", local(place, idle(start)), since=since)
+        found = one("this machine", what, since=since)
     finally:
         for path in paths:
             path.unlink()
@@ -298,7 +299,28 @@ def test_a_form_that_was_not_looked_for_proves_nothing():
     assert Proof(True, asked(), (clean,), 36, ("token ids: no",)).verdict == "undecidable"
 
 
-def test_no_name_of_a_sink_is_used_twice(place):
-    places = sinks(asked(), CANARIES, local=Local(), dumps=CoreDumps("core", ()), since=0)
+PLANTED = {
+    *FILES,
+    "answers",
+    "metrics",
+    "metrics of the engine",
+    "mounts of the engine",
+    "processes",
+    "swap",
+    "this machine",
+}
+"""Sinks that have a test above which plants a canary in them."""
+
+
+def test_every_sink_has_a_test_that_plants_a_canary_in_it():
+    everything = {"local": Local(), "dumps": CoreDumps("core", ()), "since": 0}
+    places = sinks(asked(), CANARIES, **everything)
     assert all(isinstance(sink, Sink | NotSearched) for sink in places)
-    assert len({sink.name for sink in places}) == len(places)
+    assert sorted(sink.name for sink in places) == sorted(PLANTED)
+
+
+def test_a_crash_leaves_every_sink_but_those_of_live_processes():
+    everything = {"local": Local(), "dumps": CoreDumps("core", ()), "since": 0}
+    lives = {"metrics", "metrics of the engine", "mounts of the engine", "processes"}
+    left = {sink.name for sink in lasting(asked(), CANARIES, **everything)}
+    assert left == PLANTED - lives
