@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from attestation.broker.accepting import TlsServer
 from attestation.broker.admin import Certificates, Identify, by_certificate, by_token
 from attestation.broker.adminapi import create_admin
 from attestation.broker.connection import Connection
@@ -17,7 +18,7 @@ from attestation.broker.service import KeyBroker
 from attestation.broker.settings import AdminFile, BrokerSettings, read_file
 from attestation.errors import ConfigError
 
-_MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 
 
 class WithCertificate(Connection):
@@ -38,7 +39,7 @@ class WithCertificate(Connection):
         self.app = told
 
 
-class AdminServer(uvicorn.Server):
+class AdminServer(TlsServer):
     """Starts and stops with the broker's server, in its event loop."""
 
     def __init__(self, broker: KeyBroker, settings: BrokerSettings, admin: AdminFile) -> None:
@@ -62,7 +63,7 @@ class AdminServer(uvicorn.Server):
             ws="none",
             timeout_keep_alive=15,
             timeout_graceful_shutdown=10,
-            limit_concurrency=_MAX_CONNECTIONS,
+            limit_concurrency=MAX_CONNECTIONS,
         )
         try:
             config.load()

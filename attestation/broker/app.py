@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from attestation.broker.accepting import TlsServer
 from attestation.broker.adminserver import AdminServer
 from attestation.broker.connection import Connection
 from attestation.broker.http import answered, in_thread, no_route, read
@@ -110,7 +111,7 @@ def create_broker(broker: KeyBroker) -> Starlette:
     )
 
 
-class BrokerServer(uvicorn.Server):
+class BrokerServer(TlsServer):
     """uvicorn over TLS 1.3 that says when it listens, and writes no access log.
 
     `ready` is called with the port once connections are accepted. SIGTERM lets requests finish.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import threading
@@ -13,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
-from attestation.broker import connection
+from attestation.broker import accepting, connection
 from attestation.broker.app import MAX_CONNECTIONS, BrokerServer
 from tests.broker_world import SECRET, World, bound, write_tls
 
@@ -78,6 +79,15 @@ def everything(sock):
     return b"".join(parts)
 
 
+def count_open(socks):
+    """Count those that the peer has not ended, of which none is sent anything."""
+    time.sleep(0.5)
+    poller = select.poll()
+    for sock in socks:
+        poller.register(sock, select.POLLIN)
+    return len(socks) - len(poller.poll(0))
+
+
 def head(*lines, path="/kbs/v0/auth", method="POST"):
     return "\r\n".join([f"{method} {path} HTTP/1.1", "host: b", *lines, "", ""]).encode()
 
@@ -102,7 +112,8 @@ def test_who_dawdles_is_cut_at_both_listeners_and_a_guest_is_served_meanwhile(se
                 threading.Thread(target=trickle, args=(sock, b"x", stop))
                 for sock in (dripping, endless)
             ]
-            held += [silent, dripping, endless]
+            nothing = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            held += [silent, dripping, nothing, endless]
         for thread in threads:
             thread.start()
         begun = time.monotonic()
@@ -111,12 +122,13 @@ def test_who_dawdles_is_cut_at_both_listeners_and_a_guest_is_served_meanwhile(se
             assert client.resource(SECRET)
         assert time.monotonic() - begun < connection.HEAD_SECONDS
         answers = [everything(sock) for sock in held]
+        assert accepting.HANDSHAKE_SECONDS == connection.HEAD_SECONDS
         assert time.monotonic() - begun < connection.HEAD_SECONDS + 10
         stop.set()
         for thread in threads:
             thread.join(10)
-    for silent, dripping, endless in (answers[:3], answers[3:]):
-        assert silent == dripping == b""
+    for silent, dripping, nothing, endless in (answers[:4], answers[4:]):
+        assert silent == dripping == nothing == b""
         assert endless.startswith(b"HTTP/1.1 404 ")
 
 
@@ -124,17 +136,7 @@ def test_one_source_cannot_hoard_connections_and_another_is_served(served):
     world, _, port, _ = served
     with contextlib.ExitStack() as stack:
         hoard = [stack.enter_context(dial(port, "127.0.0.9")) for _ in range(70)]
-        open_ = 0
-        time.sleep(0.5)
-        for sock in hoard:
-            sock.settimeout(0.01)
-            try:
-                open_ += sock.recv(1) != b""
-            except TimeoutError:
-                open_ += 1
-            except OSError:
-                pass
-        assert open_ <= connection.PER_SOURCE
+        assert count_open(hoard) <= connection.PER_SOURCE
         with world.client(f"https://127.0.0.1:{port}") as client:
             assert client.challenge()
 
@@ -216,3 +218,38 @@ def test_heads_that_arrive_together_are_answered_in_order(served):
         answer = everything(sock)
     assert answer.count(b"HTTP/1.1 200 ") == 3
     assert answer.endswith(b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "a beginning"])
+def test_handshakes_that_nobody_finishes_make_room_for_who_asks(served, sent):
+    world, _, *ports = served
+    for port in ports:
+        with contextlib.ExitStack() as stack:
+            held = []
+            for number in range(accepting.MAX_HANDSHAKES + 40):
+                where = (f"127.0.2.{number // accepting.PER_SOURCE}", 0)
+                held.append(
+                    stack.enter_context(
+                        socket.create_connection(("127.0.0.1", port), source_address=where)
+                    )
+                )
+                held[-1].sendall(sent)
+            with dial(port) as sock:
+                sock.sendall(head("connection: close", path="/healthz", method="GET"))
+                assert everything(sock).startswith(b"HTTP/1.1 ")
+            assert count_open(held) <= accepting.MAX_HANDSHAKES
+            with world.client(f"https://127.0.0.1:{ports[0]}") as client:
+                assert client.challenge()
+
+
+def test_one_source_begins_so_many_handshakes_and_no_more(served):
+    _, _, port, _ = served
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), source_address=("127.0.3.1", 0))
+            )
+            for _ in range(accepting.PER_SOURCE + 10)
+        ]
+        dial(port, "127.0.3.2").close()  # everyone before was accepted by now
+        assert count_open(held) == accepting.PER_SOURCE

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from attestation.broker import accepting, adminserver, app
 from tests.helm.helm_kit import CHART, ROOT
 
 SCRIPT = ROOT / "scripts" / "install-cvm"
@@ -133,6 +134,11 @@ def test_nothing_of_memory_reaches_a_disk(name):
     assert found["ProtectSystem"] == ["strict"]
     assert found["NoNewPrivileges"] == ["yes"]
     assert found["UMask"] == ["0077"]
+
+
+def test_the_broker_may_open_more_than_its_listeners_hold():
+    held = 2 * accepting.MAX_HANDSHAKES + app.MAX_CONNECTIONS + adminserver.MAX_CONNECTIONS
+    assert int(unit("tacit-broker.service")["LimitNOFILE"][0]) > 2 * held
 
 
 def test_the_server_s_capabilities_are_those_of_the_chart_and_a_low_port():
