@@ -104,9 +104,7 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                 client = EngineClient(str(spec.socket))
                 if (golden := package.manifest.golden) is not None:
                     await check(client, golden, model=name, seconds=engine.start_seconds)
-                models[name] = ServedModel(
-                    client, engine.device, engine.reasoning, engine.max_model_len
-                )
+                models[name] = _served(client, engine)
             keyset = await _keyset(settings, identity, manifests)
             ready = Ready(
                 models=models,
@@ -122,6 +120,17 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
                 healthy=lambda: all(engine.alive for engine in engines.values()),
             )
             yield Booted(ready, identity, tuple(engines.values()))
+
+
+def _served(client: EngineClient, engine: EngineSettings) -> ServedModel:
+    return ServedModel(
+        client,
+        engine.device,
+        engine.task,
+        reasoning=engine.task == "generate" and engine.reasoning,
+        max_model_len=engine.max_model_len,
+        max_queued=engine.max_queued,
+    )
 
 
 async def _keyset(
@@ -203,8 +212,7 @@ def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
         max_queued=engine.max_queued,
         tensor_parallel_size=engine.tensor_parallel_size,
         kv_cache_gib=engine.kv_cache_gib,
-        reasoning=engine.reasoning,
-        tool_call_parser=engine.tool_call_parser,
+        work=engine.work,
         hash_seed=secrets.randbelow(2**32),
         run_directory=PurePosixPath(run_directory),
         hidden=_hidden(settings),

@@ -148,6 +148,7 @@ MESSAGES = MappingProxyType(
         "route-unknown": "There is no such route; see the API documentation.",
         "method-not-allowed": "This route does not answer that method; see the Allow header.",
         "model-not-found": "No such model is served here; GET /v1/models lists them.",
+        "model-task": "This model serves another route; GET /v1/models says the task of each.",
         # -- the bytes
         "body-too-large": "The request body is over the limit of this deployment.",
         "body-too-slow": "The request body did not arrive in time.",
@@ -177,6 +178,11 @@ MESSAGES = MappingProxyType(
         "draining": "This replica is shutting down; try again, another will answer.",
         "context_length_exceeded": "The prompt is longer than the model's context; shorten it.",
         "max_tokens_exceeded": "Prompt and max_tokens together exceed the model's context.",
+        "batch-too-large": "This is more than one engine takes at once; send it in parts.",
+        "vectors-refused": (
+            "The engine did not accept the request: an input may be longer than the model's "
+            "context, 'dimensions' larger than its vectors, or a token id none of its own."
+        ),
         "engine-refused": (
             "The engine did not accept the request: prompt and output together may be longer than "
             "the model's context, or the JSON schema uses a feature it does not support."

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from attestation.codec import length_prefixed
 from attestation.confidential import Confidential
 from server import exchange
-from server.disconnect import ClientGone, until_gone
-from server.engine.protocol import EngineBroken, EngineStatus, reason, said_status
-from server.errors import BadRequest, EngineFailed, NotFound, Overloaded, Rejected, TimedOut
+from server.disconnect import until_gone
+from server.engine.protocol import EngineBroken, EngineStatus, said_status
+from server.errors import EngineFailed, Rejected, TimedOut
 from server.exchange import Exchange
 from server.onion import respond
 from server.ready import Ready, ServedModel
 from server.schemas.answers import BadAnswer, Rebuilt, Stamp, rebuild
 from server.schemas.requests import ChatRequest, CompletionRequest, parse
 from server.schemas.responses import ResponsesRequest
-from server.schemas.target import Target
+from server.serving import GRACE_SECONDS, Salt, read_json, refuse, served
 
-_SALT = b"tacit/v1/cache-salt"
 _DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 _TEMPLATE_BYTES = 2048
 """More than what Qwen3's templates write around the messages and tools of one prompt."""
-
-_GRACE_SECONDS = 5
-"""What a client that stopped reading gets beyond the time limit before it is cut off."""
 
 Frames = AsyncGenerator[Confidential[bytes], None]
 Request = ChatRequest | CompletionRequest | ResponsesRequest
@@ -59,23 +52,18 @@ class Generation:
     prefix: str
     """How ids of this route begin (`chatcmpl-…`, `cmpl-…`, `resp-…`)."""
     rebuild: Rebuilder = field(default=rebuild, kw_only=True)
-    salt: Confidential[bytes] = field(default_factory=lambda: Confidential(secrets.token_bytes(32)))
-    """Of this boot: no tenant can guess another's, none outlives the prefix cache it salts."""
+    salt: Salt = field(default_factory=Salt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the engine is aborted when the client goes away."""
         seen = exchange.of(scope)
         with self.ready.admission.place():
-            _require_json(scope)
-            sent = await _read(receive)
+            sent = await read_json(scope, receive)
             request = parse(self.kind, sent.reveal(), limit=self.ready.limits.body_bytes)
-            allowance = exchange.allowance(scope)
-            model = self.ready.models.get(request.model)
-            if model is None or not allowance.serves(request.model):
-                raise NotFound("model-not-found", param="model")
+            model = served(self.ready, scope, name=request.model, task="generate")
             seen.model, seen.stream = request.model, bool(request.stream)
-            body = request.engine_body(self._target(request.model, model, seen))
-            allowance.reserve(_most(request, body, model))
+            body = request.engine_body(self.salt.target(request.model, model, seen))
+            exchange.allowance(scope).reserve(_most(request, body, model))
             turn = _Turn(
                 model,
                 self.path,
@@ -92,19 +80,9 @@ class Generation:
             )
             work = turn.stream(send) if request.stream else turn.answer(send)
             try:
-                await until_gone(receive, work, seconds=turn.seconds + _GRACE_SECONDS)
+                await until_gone(receive, work, seconds=turn.seconds + GRACE_SECONDS)
             except TimeoutError:
                 raise TimedOut("request-timeout") from None
-
-    def _target(self, name: str, model: ServedModel, seen: Exchange) -> Target:
-        tenant = length_prefixed((seen.tenant or "").encode(), name.encode())
-        salt = hmac.digest(self.salt.reveal(), _SALT + tenant, hashlib.sha256)
-        return Target(
-            model=name,
-            reasoning=model.reasoning,
-            seeds=model.device != "cpu",
-            cache_salt=salt.hex(),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +106,7 @@ class _Turn:
         except TimeoutError:
             raise TimedOut("request-timeout") from None
         if found.status != 200:
-            _refuse(found.status, found.body)
+            refuse(found.status, found.body, code="engine-refused")
         try:
             answer = self._rebuilt(found.body)
         except BadAnswer:
@@ -162,10 +140,10 @@ class _Turn:
             async with asyncio.timeout_at(ends):
                 first = await anext(frames)
             if (status := said_status(first)) is not None:
-                _refuse(status, first)
+                refuse(status, first, code="engine-refused")
             return self._rebuilt(first)
         except EngineStatus as refusal:
-            _refuse(refusal.status, refusal.body)
+            refuse(refusal.status, refusal.body, code="engine-refused")
         except TimeoutError:
             raise TimedOut("request-timeout") from None
         except (EngineBroken, BadAnswer, StopAsyncIteration):
@@ -207,30 +185,3 @@ def _most(request: Request, body: Confidential[bytes], model: ServedModel) -> in
     limit = request.output_limit
     output = context if limit is None else min(limit, context)
     return min(written, prompts * context) + answers * output
-
-
-def _refuse(status: int, body: Confidential[bytes]) -> NoReturn:
-    # the engine's own words are never passed on: they can quote the prompt or the schema
-    if status in {400, 413, 422}:
-        raise BadRequest(reason(body) or "engine-refused")
-    if status in {429, 503}:
-        raise Overloaded("engine-busy", retry_after=2)
-    raise EngineFailed("engine-failed")
-
-
-def _require_json(scope: Scope) -> None:
-    headers = dict(scope["headers"])
-    media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media != b"application/json" or headers.get(b"content-encoding", b"identity") != b"identity":
-        raise BadRequest("content-type")
-
-
-async def _read(receive: Receive) -> Confidential[bytes]:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return Confidential(b"".join(parts))

@@ -21,8 +21,8 @@ def open_packages(
     """Return the package of every served model, by name; manifest, listing and tags are checked.
 
     `places` says where some lie on this machine, if not where the settings say.
-    Raises `ConfigError` for a signer file that holds no key or, in production, a model without a
-    golden output, and the refusals of `SealedModel.open`.
+    Raises `ConfigError` for a signer file that holds no key and for a golden output that is missing
+    or that nobody could check, and the refusals of `SealedModel.open`.
     """
     packages = {
         name: SealedModel.open(
@@ -31,8 +31,12 @@ def open_packages(
         for name, model in settings.file.models.items()
     }
     for name, package in packages.items():
-        if settings.file.profile == "production" and package.manifest.golden is None:
+        generates = settings.file.models[name].engine.task == "generate"
+        golden = package.manifest.golden is not None
+        if generates and not golden and settings.file.profile == "production":
             raise ConfigError("golden-missing", f"the manifest of {name} says no golden output")
+        if golden and not generates:
+            raise ConfigError("golden-task", f"{name} says a golden output and is to say nothing")
     return packages
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -13,6 +13,7 @@ from server.admission import Admission
 from server.audit import AuditSink
 from server.auth import KeyStore
 from server.engine.protocol import Engine
+from server.engine.tasks import Task
 from server.logins import ClientLogins
 from server.quota import Quotas
 from server.settings import LimitSettings
@@ -27,8 +28,11 @@ class ServedModel:
 
     engine: Engine
     device: Literal["cpu", "cuda"]
-    reasoning: bool
-    max_model_len: int
+    task: Task
+    reasoning: bool = field(kw_only=True)
+    max_model_len: int = field(kw_only=True)
+    max_queued: int = field(kw_only=True)
+    """Sequences that its engine takes at once; more in one request are never served."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,11 @@ from server.disconnect import until_gone
 from server.errors import MethodNotAllowed, NotFound, Unavailable
 from server.generation import Generation
 from server.onion import respond
+from server.pooling import Pooling
 from server.ready import Ready
 from server.reports import Reports, parse_nonce
 from server.schemas import response_answers
+from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 from server.schemas.requests import ChatRequest, CompletionRequest
 from server.schemas.responses import ResponsesRequest
 
@@ -103,6 +105,7 @@ class Answers:
             "created": int(self.since.timestamp()),
             "owned_by": "tacit",
             "max_model_len": self.ready.models[name].max_model_len,
+            "task": self.ready.models[name].task,
         }
 
 
@@ -124,6 +127,8 @@ def router(ready: Ready) -> Router:
         ("POST", "/v1/chat/completions", chat),
         ("POST", "/v1/completions", completion),
         ("POST", "/v1/responses", response),
+        ("POST", "/v1/embeddings", Pooling(ready, EmbeddingsRequest, "embd")),
+        ("POST", "/v1/rerank", Pooling(ready, RerankRequest, "rerank")),
         ("GET", "/v1/models", answers.models),
         ("GET", "/v1/models/{name:path}", answers.model),
         ("GET", "/v1/attestation/report", answers.report),

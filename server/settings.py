@@ -17,6 +17,7 @@ from attestation.pccs import Clock
 from attestation.regular import read_regular
 from attestation.types import Digest
 from server.access import ClientSettings, OperatorSettings, Tenant, TenantSettings
+from server.engine.tasks import Generating, Pooling, ToolCallParser, Work
 from server.telemetry.settings import TelemetrySettings
 
 ResourcePath = Annotated[
@@ -111,7 +112,7 @@ class NativeBroker(_Broker):
 BrokerEndpoint = Annotated[KbsBroker | NativeBroker, Field(discriminator="protocol")]
 
 
-class EngineSettings(Document):
+class _EngineSettings(Document):
     """How vLLM serves one model; every value reaches its command line and nothing else does."""
 
     python: FilePath
@@ -125,9 +126,37 @@ class EngineSettings(Document):
     kv_cache_gib: Annotated[int, Field(ge=1, le=2048)]
     """KV cache of the CPU backend, in GiB; a GPU uses what its memory leaves."""
     start_seconds: Annotated[int, Field(ge=30, le=7200)]
+
+
+class GeneratingEngine(_EngineSettings):
+    """A model that answers in words: chat, completions, responses."""
+
+    task: Literal["generate"]
     reasoning: bool
     """Whether the model thinks before it answers (Qwen3 does, its Instruct variants do not)."""
-    tool_call_parser: Literal["hermes", "qwen3_coder"]
+    tool_call_parser: ToolCallParser
+
+    @property
+    def work(self) -> Work:
+        """Return what the engine is started for."""
+        return Generating(self.reasoning, self.tool_call_parser)
+
+
+class PoolingEngine(_EngineSettings):
+    """A model that makes vectors (`/v1/embeddings`) or orders documents (`/v1/rerank`).
+
+    Each input or document is one of the sequences that `max_sequences` and `max_queued` count.
+    """
+
+    task: Literal["embed", "rerank"]
+
+    @property
+    def work(self) -> Work:
+        """Return what the engine is started for."""
+        return Pooling(self.task)
+
+
+EngineSettings = Annotated[GeneratingEngine | PoolingEngine, Field(discriminator="task")]
 
 
 class ModelSettings(Document):

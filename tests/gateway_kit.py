@@ -8,10 +8,11 @@ import json
 import os
 import ssl
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 import uvloop
@@ -26,6 +27,7 @@ from server.app import create_app, public_routes
 from server.audit import AUDIT_FIELDS, AuditEvent
 from server.auth import ApiKeys, Caller
 from server.engine.protocol import EngineAnswer, EngineBroken, EngineStatus
+from server.engine.tasks import Task
 from server.listener import Address, serve
 from server.logins import ClientLogins
 from server.quota import Quotas, Unmetered
@@ -295,9 +297,10 @@ def prepared(
     device: str = "cpu",
     quotas: Quotas | None = None,
     logins: ClientLogins | None = None,
+    tasks: Mapping[str, Task] = MappingProxyType({MODEL: "generate"}),
     **changes: int,
 ) -> Gateway:
-    """Return a gateway that does not run yet; `changes` are limits."""
+    """Return a gateway that does not run yet; `tasks` are its models, `changes` limits."""
     engine = engine or EchoEngine()
     identity = new_tls_identity(datetime.now(UTC), ("gateway.test",))
     loaded, api_keys = keys("acme", "globex")
@@ -308,7 +311,12 @@ def prepared(
 
     bounds = limits(**changes)
     ready = Ready(
-        models={MODEL: ServedModel(engine, device, reasoning, max_model_len=4096)},
+        models={
+            name: ServedModel(
+                engine, device, task, reasoning=reasoning, max_model_len=4096, max_queued=64
+            )
+            for name, task in tasks.items()
+        },
         keys=loaded,
         logins=logins or ClientLogins(),
         keyset=keyset(identity.spki),

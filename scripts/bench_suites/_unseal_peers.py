@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ from attestation.weights import SealedModel, seal
 from scripts.bench_suites._shard import write_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "server/vllm_plugin"))
-from tacit_vllm.stream import tensors
+from tacit_vllm.chunks import AHEAD, Chunks
+from tacit_vllm.rows import Rows
 
 SIZE = 256 << 20
 ROUNDS = 5
@@ -67,7 +69,8 @@ def _ours(directory: Path, warm: Tensors) -> Callable[[], None]:
     def load() -> None:
         package = SealedModel.open(directory / "sealed", signer=signer.public_key())
         with package.unlock(dek, manifest=manifest.digest, minimum_version=1) as model:
-            for name, tensor in tensors(model, skip=lambda _: False):
+            rows = Rows(Chunks(model, ahead=AHEAD), refusing=nullcontext)
+            for name, tensor in rows.tensors(skip=lambda _: False):
                 warm[name].copy_(tensor)
 
     return load

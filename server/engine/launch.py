@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -10,7 +9,7 @@ from typing import Literal
 
 from attestation.errors import ConfigError
 from attestation.keywire import LoaderSettings
-from server.sampling import defaults
+from server.engine.tasks import Work, as_json, flags
 
 MODULE = "vllm.entrypoints.launchers.api_server.entry"
 PLUGIN = "tacit"
@@ -19,7 +18,6 @@ GUARD = "tacit_vllm.guard.Guard"
 SHUTDOWN_SECONDS = 30
 """How long the engine finishes streams after SIGTERM; with 0 an open stream would never end."""
 
-_STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 _LONGEST_SOCKET_PATH = 107
 _HASH_SEEDS = 2**32
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -128,8 +126,7 @@ class EngineSpec:
     tensor_parallel_size: int
     kv_cache_gib: int
     """KV cache of the CPU backend, in GiB; a GPU uses what its memory leaves."""
-    reasoning: bool
-    tool_call_parser: Literal["hermes", "qwen3_coder"]
+    work: Work
     hash_seed: int
     """Random per boot, below 2^32: block hashes of the prefix cache cannot be guessed."""
     run_directory: PurePosixPath
@@ -221,18 +218,14 @@ def argv(spec: EngineSpec) -> tuple[str, ...]:
         *("--model", str(spec.model)),
         *("--served-model-name", spec.name),
         *("--load-format", "sealed"),
-        *("--model-loader-extra-config", _json(loader.model_dump())),
+        *("--model-loader-extra-config", as_json(loader.model_dump())),
         *("--middleware", GUARD),
         *("--dtype", spec.dtype),
         *("--max-model-len", str(spec.max_model_len)),
         *("--max-num-seqs", str(spec.max_sequences)),
         *("--max-num-queued-reqs", str(spec.max_queued)),
         *("--tensor-parallel-size", str(spec.tensor_parallel_size)),
-        *("--generation-config", "vllm"),
-        *("--override-generation-config", _json(dict(defaults(thinking=spec.reasoning)))),
-        *_parsers(spec),
-        # compact: a small model can pad valid JSON with white space until its tokens run out
-        *("--structured-outputs-config", _json(_STRUCTURED)),
+        *flags(spec.work),
         "--disable-uvicorn-access-log",
         *("--uvicorn-log-level", "warning"),
         "--disable-fastapi-docs",
@@ -299,15 +292,3 @@ def check_flags(line: Sequence[str]) -> None:
             begun = any(flag.startswith(stem) for flag in FORBIDDEN) and stem not in _WHOLE
             if begun or not stem.startswith("--"):
                 raise ConfigError("engine-flag", f"{stem} is never given to an engine")
-
-
-def _parsers(spec: EngineSpec) -> tuple[str, ...]:
-    tools = ("--enable-auto-tool-choice", "--tool-call-parser", spec.tool_call_parser)
-    if spec.reasoning:
-        return (*tools, "--reasoning-parser", "qwen3")
-    # a reasoning parser would put the whole answer of such a model where no client looks
-    return (*tools, "--default-chat-template-kwargs", _json({"enable_thinking": False}))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -13,6 +13,7 @@ from typing import Any
 from server.engine.isolation import Isolation
 from server.engine.launch import EngineSpec, environment, launch
 from server.engine.process import spawn
+from server.engine.tasks import Generating
 from server.hardening import Finding, required
 
 _SECONDS = 20
@@ -160,8 +161,7 @@ def _spec(python: str, directory: PurePosixPath) -> EngineSpec:
         max_queued=1,
         tensor_parallel_size=1,
         kv_cache_gib=1,
-        reasoning=False,
-        tool_call_parser="hermes",
+        work=Generating(reasoning=False, tool_call_parser="hermes"),
         hash_seed=0,
         run_directory=directory,
     )

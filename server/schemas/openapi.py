@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 from server.schemas.requests import ChatRequest, CompletionRequest
 from server.schemas.responses import ResponsesRequest
 
@@ -17,6 +18,8 @@ _BODIES: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("/v1/chat/completions", "Answer a conversation", ChatRequest),
     ("/v1/completions", "Continue a text", CompletionRequest),
     ("/v1/responses", "Answer items, statelessly", ResponsesRequest),
+    ("/v1/embeddings", "Make vectors of texts", EmbeddingsRequest),
+    ("/v1/rerank", "Order documents by relevance", RerankRequest),
 )
 _READS: tuple[tuple[str, str, bool], ...] = (
     ("/v1/models", "List the served models", True),
@@ -44,7 +47,7 @@ def document() -> dict[str, Any]:
                 "summary": summary,
                 "security": _KEY,
                 "requestBody": {"required": True, "content": {"application/json": body}},
-                "responses": _responses("application/json", "text/event-stream"),
+                "responses": _responses("application/json", *_streams(kind)),
             }
         }
     for path, summary, keyed in _READS:
@@ -69,6 +72,10 @@ def document() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _streams(kind: type[BaseModel]) -> tuple[str, ...]:
+    return ("text/event-stream",) if "stream" in kind.model_fields else ()
 
 
 def _responses(*media: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Requests that generate: bytes in, one of three schemas out, each of which builds engine JSON.
+"""Requests that generate: bytes in, one of the schemas out, each of which builds engine JSON.
 
 The engine never sees the client's bytes: its body is built anew from the fields declared here.
 """
@@ -26,6 +26,7 @@ from server.schemas.fields import (
     refuse,
 )
 from server.schemas.messages import Message
+from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 from server.schemas.responses import TAGS, ResponsesRequest
 from server.schemas.target import Target, encode
 
@@ -263,6 +264,14 @@ _TAGS = TAGS | {"system", "developer", "user", "assistant", "tool", "text", "ref
 """Roles and part types, which pydantic puts after an index; they are values, not fields."""
 
 _DECLARED = frozenset(
-    name for kind in (ChatRequest, CompletionRequest, ResponsesRequest) for name in _declared(kind)
+    name
+    for kind in (
+        ChatRequest,
+        CompletionRequest,
+        ResponsesRequest,
+        EmbeddingsRequest,
+        RerankRequest,
+    )
+    for name in _declared(kind)
 )
 """Every field name of the schemas: the only words a `param` may be made of."""

@@ -159,6 +159,7 @@ def rows(directory: Path) -> dict[str, object]:
     """Use sealed tensors as vLLM's weight loaders do, and count what that reads."""
     import torch
     from safetensors.torch import save_file
+    from tacit_vllm.chunks import Chunks
     from tacit_vllm.rows import Rows
 
     wide = torch.arange(8 * CHUNK, dtype=torch.int64).to(torch.int8).reshape(8, CHUNK)
@@ -176,35 +177,47 @@ def rows(directory: Path) -> dict[str, object]:
     shard.write_bytes(damaged)
     package = SealedModel.open(directory / "wide-sealed", signer=SIGNER.public_key())
     with package.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
-        reading = Rows(unlocked, refusing=nullcontext)
-        ((name, sealed),) = reading.tensors(skip=lambda _: False)
-        result = {"untouched": reading.unsealed, "shape": [name, *sealed.shape, str(sealed.dtype)]}
+        chunks = Chunks(unlocked, ahead=0)
+        ((name, sealed),) = Rows(chunks, refusing=nullcontext).tensors(skip=lambda _: False)
+        header = chunks.unsealed // CHUNK
+        result = {"header": header, "shape": [name, *sealed.shape, str(sealed.dtype)]}
         param = torch.empty(3, CHUNK, dtype=torch.int8)
         param.copy_(sealed.narrow(0, 1, 3))
-        result["rows"] = [reading.unsealed // CHUNK, torch.equal(param, wide[1:4])]
+        result["rows"] = [chunks.unsealed // CHUNK - header, torch.equal(param, wide[1:4])]
+        param.copy_(sealed.narrow(0, 4, 3))
+        result["next"] = [chunks.unsealed // CHUNK - header, torch.equal(param, wide[4:7])]
         same = [
             torch.equal(sealed[2:3], wide[2:3]),
             torch.equal(sealed.data[-4:-2], wide[-4:-2]),
             torch.equal(sealed.detach().narrow(0, 0, 2).t(), wide[:2].t()),
         ]
         refused = []
+        taken = torch.ones(8, CHUNK, dtype=torch.int8)
         for use in (
-            lambda: sealed[7:],
+            lambda: sealed[7:].clone(),
             lambda: sealed.narrow(1, 0, 5),
             lambda: sealed[::2],
             lambda: sealed[0],
-            lambda: torch.empty(8, CHUNK, dtype=torch.int8).copy_(sealed),
+            lambda: taken.copy_(sealed),
             lambda: sealed.to(torch.float32),
-            lambda: sealed.add_(1),
+            lambda: sealed[:2].add_(1),
         ):
             try:
                 use()
                 refused.append("given")
             except (Refusal, TypeError) as error:
                 refused.append(getattr(error, "code", str(error)))
+        result["left"] = int(taken.count_nonzero())
         damaged[-1] ^= 1
         shard.write_bytes(damaged)
+        other = torch.empty(8, CHUNK, dtype=torch.int32)
+        turned = torch.empty(CHUNK, 8, dtype=torch.int8).t()
         same += [
+            torch.equal(taken.copy_(sealed), wide),
+            torch.equal(other.copy_(sealed), wide.to(torch.int32)),
+            torch.equal(turned.copy_(sealed), wide),
+            torch.equal(taken.copy_(sealed[3:4]), wide[3:4].expand(8, -1)),
+            sealed[5:2].clone().shape == (0, CHUNK),
             torch.equal(sealed.narrow(1, 3, 5), wide[:, 3:8]),
             torch.equal(sealed[::2], wide[::2]),
             torch.equal(sealed[0], wide[0]),
@@ -212,7 +225,7 @@ def rows(directory: Path) -> dict[str, object]:
             torch.equal(torch.cat([sealed, sealed]), torch.cat([wide, wide])),
         ]
     try:
-        sealed[1:2]
+        sealed[3:5].clone()
         refused.append("given")
     except RuntimeError:
         refused.append("closed")

@@ -1,14 +1,17 @@
 """Runs in the engine's environment: stream and verify sealed packages; print the memory it took.
 
-python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]...   ->   a JSON line {"load", "verify"} each
+python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]...   ->   a JSON line {"load", "window", "verify"} each
 """
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tacit_vllm.chunks import AHEAD, Chunks
+from tacit_vllm.rows import Rows
 from tacit_vllm.stream import tensors
 
 from attestation.confidential import data_key
@@ -36,6 +39,12 @@ def main(package: Path, signer: bytes, dek: bytes, manifest: Digest) -> None:
 
     def load() -> None:
         with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
+            rows = Rows(Chunks(model, ahead=AHEAD), refusing=nullcontext)
+            for _, tensor in rows.tensors(skip=lambda _: False):
+                room[: tensor.numel()].view(tensor.shape).copy_(tensor)
+
+    def window() -> None:
+        with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
             for _, tensor in tensors(model, skip=lambda _: False):
                 room[: tensor.numel()].copy_(tensor.flatten())
 
@@ -43,7 +52,8 @@ def main(package: Path, signer: bytes, dek: bytes, manifest: Digest) -> None:
         with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
             model.verify()
 
-    print(json.dumps({"load": extra(load), "verify": extra(verify)}))
+    acts = {"load": load, "window": window, "verify": verify}
+    print(json.dumps({name: extra(act) for name, act in acts.items()}))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from server.routes import router
 from tests.gateway_kit import MODEL, EchoEngine, chat, prepared, running
 
 CHAT = "/v1/chat/completions"
+EMBED, RERANK = "qwen3-embedding", "qwen3-reranker"
+TASKS = {MODEL: "generate", EMBED: "embed", RERANK: "rerank"}
 
 
 def tenant(**changes) -> TenantSettings:
@@ -22,7 +24,7 @@ def tenant(**changes) -> TenantSettings:
         "requests_per_minute": 1000,
         "tokens_per_minute": 100_000,
         "concurrent_requests": 4,
-        "models": (MODEL,),
+        "models": tuple(TASKS),
     }
     return TenantSettings(**(values | changes))
 
@@ -32,7 +34,7 @@ def gateway(engine=None, *, globex=None, **changes):
     if globex is not None:
         tenants["globex"] = globex
     still = TenantQuotas(tenants, lambda: 0)  # nothing flows in while a test counts
-    return running(prepared(engine, quotas=still))
+    return running(prepared(engine, quotas=still, tasks=TASKS))
 
 
 def code(answer: httpx2.Response) -> tuple[int, str]:
@@ -163,6 +165,8 @@ BODIES = {
     CHAT: chat(max_tokens=50),
     "/v1/completions": {"model": MODEL, "prompt": "hello", "max_tokens": 50},
     "/v1/responses": {"model": MODEL, "input": "hello", "max_output_tokens": 50},
+    "/v1/embeddings": {"model": EMBED, "input": "hello"},
+    "/v1/rerank": {"model": RERANK, "query": "hello", "documents": ["hello"]},
 }
 """One request for each route that makes the engine work; a new route needs a row."""
 

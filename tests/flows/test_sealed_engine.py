@@ -82,10 +82,12 @@ def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
 ) -> None:
     said = outcome["rows of a tensor"]
     assert isinstance(said, dict)
-    assert said["untouched"] == 0
+    assert said["header"] == 1
     assert said["shape"] == ["w", 8, 1 << 20, "torch.int8"]
-    assert said["rows"] == [4, True]  # three rows lie in four chunks: the header shifts them
-    assert said["same"] == [True] * 8
+    # The header is in the first chunk, and shifts the rows: three lie in four chunks.
+    assert said["rows"] == [4, True]
+    assert said["next"] == [7, True]  # the chunk between is opened once
+    assert said["same"] == [True] * 13
 
 
 def test_a_sealed_tensor_gives_no_damaged_byte_to_any_operation(
@@ -93,6 +95,7 @@ def test_a_sealed_tensor_gives_no_damaged_byte_to_any_operation(
 ) -> None:
     said = outcome["rows of a tensor"]
     assert isinstance(said, dict)
+    assert said["left"] == 0  # nor any authentic one beside it
     assert said["refused"] == [
         *["weights-chunk"] * 6,
         "a sealed tensor is not written to",

@@ -16,6 +16,7 @@ from server.engine.launch import (
     environment,
     launch,
 )
+from server.engine.tasks import Generating, Pooling
 
 SPEC = EngineSpec(
     python=PurePosixPath("/opt/engine/bin/python"),
@@ -30,8 +31,7 @@ SPEC = EngineSpec(
     max_queued=64,
     tensor_parallel_size=1,
     kv_cache_gib=2,
-    reasoning=True,
-    tool_call_parser="hermes",
+    work=Generating(reasoning=True, tool_call_parser="hermes"),
     hash_seed=7,
     run_directory=PurePosixPath("/run/tacit"),
 )
@@ -63,6 +63,15 @@ GOLDEN_ARGV = [
     "--shutdown-timeout 30",
     "--enforce-eager",
 ]
+
+GOLDEN_POOLING = {
+    "embed": "--runner pooling --convert embed"
+    ' --pooler-config {"seq_pooling_type":"LAST","use_activation":true}'
+    ' --hf-overrides {"is_matryoshka":true}',
+    "rerank": "--runner pooling --convert classify"
+    ' --hf-overrides {"architectures":["Qwen3ForSequenceClassification"],'
+    '"classifier_from_token":["no","yes"],"is_original_qwen3_reranker":true}',
+}
 
 SCRATCH = "/run/tacit/engine-0/scratch"
 GOLDEN_ENVIRONMENT = {
@@ -112,10 +121,18 @@ def test_a_gpu_engine_compiles_and_never_dumps_its_memory():
 
 
 def test_a_model_that_does_not_reason_gets_no_reasoning_parser():
-    line = argv(replace(SPEC, reasoning=False))
+    line = argv(replace(SPEC, work=Generating(reasoning=False, tool_call_parser="hermes")))
     assert "--reasoning-parser" not in line
     assert line[line.index("--default-chat-template-kwargs") + 1] == '{"enable_thinking":false}'
     assert '"temperature":0.7' in line[line.index("--override-generation-config") + 1]
+
+
+@pytest.mark.parametrize(("task", "flags"), GOLDEN_POOLING.items())
+def test_an_engine_that_pools_gets_the_flags_of_its_task_and_none_of_generation(task, flags):
+    generating = " ".join(GOLDEN_ARGV[12:16])
+    assert generating.startswith("--generation-config")
+    golden = " ".join(GOLDEN_ARGV).replace(generating, flags)
+    assert " ".join(argv(replace(SPEC, work=Pooling(task)))) == golden
 
 
 def test_weights_are_loaded_sealed_and_the_guard_is_outermost():

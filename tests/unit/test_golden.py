@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
@@ -249,7 +250,22 @@ def test_production_serves_no_model_without_one(tmp_path: Path, said: Golden | N
     assert refusal.value.code == "golden-missing"
 
 
-def production(directory: Path, package: Path) -> Settings:
+@pytest.mark.parametrize("task", ["embed", "rerank"])
+def test_a_model_that_says_nothing_needs_none_and_one_that_nobody_checks_is_refused(
+    tmp_path: Path, task: str
+) -> None:
+    bare, checked = tmp_path / "bare", tmp_path / "checked"
+    bare.mkdir()
+    checked.mkdir()
+    settings = production(tmp_path, sealed(bare, None), task=task)
+    assert open_packages(settings)[MODEL].manifest.golden is None
+    settings = production(tmp_path, sealed(checked, golden()), task=task)
+    with pytest.raises(ConfigError) as refusal:
+        open_packages(settings)
+    assert refusal.value.code == "golden-task"
+
+
+def production(directory: Path, package: Path, *, task: str = "generate") -> Settings:
     """Return settings of a deployment on hardware that serves `package`."""
     pem = SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (directory / "signer.pub").write_bytes(pem)
@@ -266,4 +282,10 @@ def production(directory: Path, package: Path) -> Settings:
         f"models.{MODEL}.engine.isolation": "required",
     }
     path = configure(EXAMPLE, directory / "serve.yaml", state=directory, changes=changes)
+    if task != "generate":
+        document = yaml.safe_load(path.read_text())
+        engine = document["models"][MODEL]["engine"]
+        del engine["reasoning"], engine["tool_call_parser"]
+        engine["task"] = task
+        path.write_text(yaml.safe_dump(document))
     return Settings.load(path)

@@ -100,10 +100,10 @@ async def test_any_other_route_is_not_there(method: str, path: str) -> None:
     assert engine.scopes == []
 
 
-async def test_five_routes_are_there() -> None:
+async def test_seven_routes_are_there() -> None:
     for method, path in ROUTES:
         assert (await ask(Engine(), method=method, path=path))[0] == 200
-    assert len(ROUTES) == 5
+    assert len(ROUTES) == 7
 
 
 async def test_a_websocket_is_closed() -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from attestation.errors import ConfigError
+from server.engine.tasks import Pooling
 from server.settings import Settings
 
 EXAMPLE = (Path(__file__).parents[2] / "configs" / "simulated.yaml").read_text()
@@ -283,3 +284,28 @@ def test_a_login_that_names_nobody_or_too_much_is_refused(deployment, find, repl
 def test_a_section_of_no_logins_is_refused(deployment):
     with pytest.raises(ConfigError):
         Settings.load(deployment(EXAMPLE + "\nclients: {}\n"))
+
+
+@pytest.mark.parametrize(
+    ("find", "replace"),
+    [
+        ("task: generate", "task: embed"),  # with keys that only a model of words has
+        ("task: generate", "task: chat"),
+        ("      task: generate", "      # task: generate"),
+        ("      reasoning: true\n", ""),
+    ],
+)
+def test_an_engine_has_exactly_the_keys_of_its_task(deployment, find, replace):
+    assert find in EXAMPLE
+    with pytest.raises(ConfigError) as refusal:
+        Settings.load(deployment(EXAMPLE.replace(find, replace)))
+    assert refusal.value.code == "config-invalid"
+
+
+@pytest.mark.parametrize("task", ["embed", "rerank"])
+def test_a_model_that_answers_in_numbers_has_no_key_about_words(deployment, task):
+    lines = [line for line in EXAMPLE.splitlines() if "reasoning:" not in line]
+    text = "\n".join(line for line in lines if "tool_call_parser:" not in line)
+    settings = Settings.load(deployment(text.replace("task: generate", f"task: {task}")))
+    (model,) = settings.file.models.values()
+    assert model.engine.work == Pooling(task)

@@ -1,4 +1,4 @@
-"""ASGI middleware around vLLM's API server: five routes in, no header or error text out.
+"""ASGI middleware around vLLM's API server: seven routes in, no header or error text out.
 
 The gateway is the only client and sends only what it built itself; this is the second lock. vLLM's
 error bodies and logs may quote a request, so an error keeps its status and, from closed lists, its
@@ -20,15 +20,16 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-ROUTES = frozenset(
-    {
-        ("POST", "/v1/chat/completions"),
-        ("POST", "/v1/completions"),
-        ("POST", "/v1/responses"),
-        ("GET", "/health"),
-        ("GET", "/metrics"),
-    }
-)
+POOLING = frozenset({("POST", "/v1/embeddings"), ("POST", "/classify")})
+"""Routes that vLLM has only where it pools; it has none of those that generate there."""
+
+ROUTES = POOLING | {
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("GET", "/health"),
+    ("GET", "/metrics"),
+}
 _IN = frozenset({b"accept", b"content-length", b"content-type", b"host", b"transfer-encoding"})
 _OUT = frozenset({b"cache-control", b"content-length", b"content-type", b"transfer-encoding"})
 
