@@ -35,6 +35,7 @@ def behind_the_gateway(writer: Writer) -> Iterator[Sent]:
             broken = {kind: text}
             yield writer.completion(position, EITHER, structured_outputs=broken, stream=stream)
     yield from _controls(writer)
+    yield from _responses(writer)
     yield from _around(writer)
 
 
@@ -48,6 +49,23 @@ def _controls(writer: Writer) -> Iterator[Sent]:
     yield writer.chat("engine template", EITHER, **options)
     yield writer.chat("engine options", EITHER, chat_template_kwargs={at("engine options"): 1})
     yield writer.chat("engine type", range(400, 600), structured_outputs=[at("engine type")])
+
+
+def _responses(writer: Writer) -> Iterator[Sent]:
+    """Items whose ids vLLM logs, and names it does not know."""
+    at = writer.canaries.at
+    text = [{"type": "reasoning_text", "text": "x"}]
+    position = "engine thought id"
+    thought = {"type": "reasoning", "id": at(position), "summary": [], "content": text}
+    yield writer.response(position, range(200, 600), input=[user("x"), thought, user("y")])
+    position = "engine call item"
+    call = {"type": "function_call", "id": at(position), "call_id": at(position), "name": "look"}
+    for words in ("{}", "{"):
+        items = [user("x"), {**call, "arguments": words}, user("y")]
+        yield writer.response(position, range(200, 600), input=items)
+    yield writer.response("engine response model", REFUSED, model=at("engine response model"))
+    stored = at("engine previous response")
+    yield writer.response("engine previous response", EITHER, previous_response_id=stored)
 
 
 def _around(writer: Writer) -> Iterator[Sent]:
