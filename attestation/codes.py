@@ -101,9 +101,10 @@ CODES = MappingProxyType(
         "service-unreachable": "check host and port; the service speaks TLS 1.3",
         "tls-certificate": "the service must present an X.509 certificate",
         # -- commands (attestation.commands)
-        "file-unreadable": "correct the path on the command line",
+        "file-unreadable": "name a file that exists and that you may read",
         "file-kind": "give a report that `--save` wrote, or for `inspect` a quote",
-        "file-unwritable": "correct the path on the command line",
+        "file-unwritable": "name a file in a directory with space that you may write to",
+        "output-unwritable": "free space or send standard output elsewhere, then run it again",
         "argument-invalid": "see --help for the form of this argument",
         # -- policy and checks (attestation.policy, attestation.checks)
         "policy-blank": "replace every FILL-IN of the template with a reviewed value",

@@ -52,7 +52,7 @@ async def guest(directory, **evidence):
 
 async def command(*words, reach) -> int:
     argv = ["apikey", *words, *(str(word) for pair in reach.items() for word in pair)]
-    return await asyncio.to_thread(run, argv, families=[apikey.register])
+    return await asyncio.to_thread(run, argv, families=lambda: [apikey.register])
 
 
 async def test_keys_are_made_listed_rotated_and_revoked(tmp_path, capsys):

@@ -23,7 +23,7 @@ NONCE = bytes(range(32))
 
 
 def main(arguments):
-    return run(arguments, families=FAMILIES)
+    return run(arguments, families=lambda: FAMILIES)
 
 
 def genuine(*more, at=INSIDE):

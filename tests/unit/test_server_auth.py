@@ -389,7 +389,7 @@ def test_a_pepper_is_used_whole_or_refused(tmp_path, capsys):
 
 
 def command(*argv) -> int:
-    return run(["apikey", *map(str, argv)], families=[apikey.register])
+    return run(["apikey", *map(str, argv)], families=lambda: [apikey.register])
 
 
 def test_the_command_makes_lists_rotates_and_revokes(tmp_path, capsys):
