@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attestation.errors import Undecidable
-from server.retention import engine_vectors, gateway_vectors
+from server.retention import engine_vectors, gateway_vectors, pooling_vectors
 from server.retention.canary import Canaries
 from server.retention.senders import CUT, Answered, Sender, endless
 from server.retention.vectors import Sent, Writer
@@ -57,20 +57,23 @@ class Service:
 
     gateway: Sender
     wire: Wire
-    engines: tuple[Sender, ...] = ()
-    """The sockets of its engines, for whoever is on the same machine."""
+    engines: Mapping[str, Sender] = field(default_factory=dict)
+    """The sockets of its engines by model, for whoever is on the same machine."""
     operator: Sender | None = None
     """Its listener for operators, with a login."""
     limits: LimitSettings | None = None
     """What its settings say; a client cannot know."""
 
-    def served(self) -> Mapping[str, int]:
-        """Return the models it lists and the tokens each can hold."""
+    def writers(self, canaries: Canaries) -> list[Writer]:
+        """Return who writes to each of the models that it lists."""
         answer = self.gateway.ask(Sent("models", b"", "/v1/models", "GET"))
         if not answer.expected:
             raise Undecidable("prove-models", f"the list of models was answered {answer.status}")
         try:
-            return {m["id"]: int(m["max_model_len"]) for m in json.loads(answer.body)["data"]}
+            return [
+                Writer(canaries, m["id"], int(m["max_model_len"]), m["task"])
+                for m in json.loads(answer.body)["data"]
+            ]
         except (ValueError, KeyError, TypeError):
             raise Undecidable("prove-models", "the list of models is not one of ours") from None
 
@@ -79,7 +82,7 @@ class Service:
         answers: list[Answered] = []
         by_engine: list[Answered] = []
         not_provoked: list[str] = []
-        writers = [Writer(canaries, name, context) for name, context in self.served().items()]
+        writers = self.writers(canaries)
         with ThreadPoolExecutor(1) as pool:
             patience = 10 + (self.limits.read_seconds if self.limits else _USUAL_READ_SECONDS)
             stalled = pool.submit(self.wire.stall, canaries, patience=patience)
@@ -87,10 +90,7 @@ class Service:
             for writer in writers:
                 answers += self._model(writer)
                 answers += self._timeout(writer, not_provoked)
-            for engine in self.engines:
-                for writer in writers:
-                    by_engine += engine.each(engine_vectors.behind_the_gateway(writer))
-                by_engine.append(engine.ask(_METRICS))
+                by_engine += self._past_the_gateway(writer)
             answers += self.gateway.each(Sent("", b"", path, "GET") for path in OPEN)
             answers.append(stalled.result())
         if not self.engines:
@@ -102,18 +102,28 @@ class Service:
 
     def _model(self, writer: Writer) -> list[Answered]:
         groups = (
-            gateway_vectors.served,
-            gateway_vectors.refused,
-            gateway_vectors.wrong,
-            gateway_vectors.outside,
+            (gateway_vectors.served, gateway_vectors.refused, gateway_vectors.wrong)
+            if writer.generates
+            else (pooling_vectors.served, pooling_vectors.refused, pooling_vectors.wrong)
         )
         answers = [answer for group in groups for answer in self.gateway.each(group(writer))]
-        answers += self.gateway.at_once(writer)
-        answers += self.gateway.hang_up(writer)
+        answers += self.gateway.each(gateway_vectors.outside(writer))
+        if writer.generates:
+            answers += self.gateway.at_once(writer)
+            answers += self.gateway.hang_up(writer)
         return answers
+
+    def _past_the_gateway(self, writer: Writer) -> list[Answered]:
+        engine = self.engines.get(writer.model)
+        if engine is None:
+            return []
+        kind = engine_vectors if writer.generates else pooling_vectors
+        return [*engine.each(kind.behind_the_gateway(writer)), engine.ask(_METRICS)]
 
     def _timeout(self, writer: Writer, not_provoked: list[str]) -> list[Answered]:
         """Ask for more than fits the time of a request, where that is known and short."""
+        if not writer.generates:  # what fits its context is answered in one pass
+            return []
         where = f"time limit of a request to {writer.model}"
         if self.limits is None:
             not_provoked.append(f"{where}: not known without --config")

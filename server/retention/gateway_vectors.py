@@ -9,7 +9,6 @@ from typing import Any
 
 from server.retention import responses_vectors
 from server.retention.vectors import (
-    CHAT,
     EITHER,
     FEWEST_TOKENS,
     REFUSED,
@@ -167,13 +166,14 @@ def outside(writer: Writer) -> Iterator[Sent]:
     for path in ("/v1/models", "/healthz", "/.well-known/tacit/keyset"):
         query = f"{path}?{at(f'query {path}')}={at(f'query {path}')}"
         yield Sent(f"query {path}", b"", query, "GET")
-    query = f"{CHAT}?x={at('query of a chat')}"
-    yield Sent("query of a chat", writer.chat("").body, query)
+    plain = writer.plain
+    query = f"{plain.path}?x={at('query of a request')}"
+    yield Sent("query of a request", plain.body, query)
     for scheme in ("Bearer {}", "Bearer sk-tacit-{}", "{} x", "Basic {}"):
         position = f"key {scheme}"
         headers = {"authorization": scheme.format(at(position))}
         yield Sent(position, b"", "/v1/models", "GET", headers, statuses=REFUSED)
     media = {"content-type": f"text/{at('media type')}"}
-    yield Sent("media type", writer.chat("").body, headers=media, statuses=REFUSED)
+    yield Sent("media type", plain.body, plain.path, headers=media, statuses=REFUSED)
     method = at("method").upper()
     yield Sent("method", b"", "/v1/models", method, statuses=REFUSED)

@@ -25,7 +25,6 @@ from server.retention.search import Search
 from server.retention.senders import Sender
 from server.retention.sinks import Local, lasting, sinks
 from server.retention.tokens import token_ids
-from server.retention.vectors import Writer
 from server.retention.wire import Wire
 from server.settings import Settings
 
@@ -95,8 +94,12 @@ def _crashed(
     target: Target, service: Service, asked: Asked, canaries: Canaries
 ) -> tuple[Asked, Asked]:
     """Return everything that was asked, and what was asked of the engine that crashed."""
-    name, context = next(iter(service.served().items()))
-    after = crash(service.gateway, Writer(canaries, name, context), pids=target.local.pids)
+    generating = [writer for writer in service.writers(canaries) if writer.generates]
+    if not generating:
+        missed = "a crash during an answer: no model takes long over one"
+        after = Asked((), (), b"", (missed,))
+    else:
+        after = crash(service.gateway, generating[0], pids=target.local.pids)
     both = Asked(
         (*asked.answers, *after.answers),
         asked.by_engine,
@@ -133,7 +136,7 @@ def _opened(target: Target) -> Iterator[tuple[Service, bool]]:
             Service(
                 sender(f"https://{party.origin}", target.api_key, AttestedTransport(party)),
                 wire,
-                tuple(sender("http://engine", None, _socket(d)) for d in target.engines.values()),
+                {n: sender("http://engine", None, _socket(d)) for n, d in target.engines.items()},
                 operated,
                 target.settings.file.limits if target.settings else None,
             ),

@@ -10,6 +10,7 @@ from typing import Any
 from server.retention.canary import Canaries
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+EMBEDDINGS, RERANK = "/v1/embeddings", "/v1/rerank"
 REFUSED = range(400, 500)
 SERVED = range(200, 201)
 EITHER = range(200, 500)
@@ -62,6 +63,29 @@ class Writer:
     model: str
     context: int
     """Tokens that fit prompt and answer."""
+    task: str
+    """What the model is served for, as the list of models says it."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model answers in words."""
+        return self.task == "generate"
+
+    @property
+    def plain(self) -> Sent:
+        """Return a request without a canary that the model answers."""
+        kinds = {"embed": self.vectors, "rerank": self.ranking}
+        return kinds.get(self.task, self.chat)("")
+
+    def vectors(self, position: str, statuses: range = SERVED, **fields: Any) -> Sent:
+        """Return a request for vectors with `fields` in it."""
+        body = json.dumps({"model": self.model, "input": "Tacit", **fields}).encode()
+        return Sent(position, body, path=EMBEDDINGS, statuses=statuses)
+
+    def ranking(self, position: str, statuses: range = SERVED, **fields: Any) -> Sent:
+        """Return a request to order documents with `fields` in it."""
+        short = {"model": self.model, "query": "What is Tacit?", "documents": ["Tacit", "x"]}
+        return Sent(position, json.dumps({**short, **fields}).encode(), RERANK, statuses=statuses)
 
     def chat(self, position: str, statuses: range = SERVED, **fields: Any) -> Sent:
         """Return a chat with `fields` in it."""

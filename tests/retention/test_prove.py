@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from server.cli import main
-from server.retention import gateway_vectors
+from server.retention import gateway_vectors, pooling_vectors
 from server.retention.asking import OPEN
 from server.retention.canary import Canaries
 from server.retention.crash import crash, leaves
@@ -21,6 +21,7 @@ from server.retention.places import family
 from server.retention.senders import Sender
 from server.retention.vectors import Writer
 from server.routes import router
+from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 from server.schemas.requests import ChatRequest, CompletionRequest
 from server.schemas.responses import ResponsesRequest
 from tests.attested_gateway import policy_text, report_of
@@ -141,22 +142,30 @@ def test_settings_of_another_service_are_refused(words, tmp_path, capsys):
 
 
 def test_every_route_and_every_field_is_written_to():
-    writer = Writer(Canaries.of(bytes(16)), MODEL, 1024)
-    groups = (
-        gateway_vectors.served,
-        gateway_vectors.refused,
-        gateway_vectors.wrong,
-        gateway_vectors.outside,
-    )
-    sent = [one for group in groups for one in group(writer)]
+    canaries = Canaries.of(bytes(16))
+    sent = []
+    for task, kind in (
+        ("generate", gateway_vectors),
+        ("embed", pooling_vectors),
+        ("rerank", pooling_vectors),
+    ):
+        writer = Writer(canaries, MODEL, 1024, task)
+        groups = (kind.served, kind.refused, kind.wrong, gateway_vectors.outside)
+        sent += [one for group in groups for one in group(writer)]
     paths = {(one.method, one.path.partition("?")[0]) for one in sent}
     paths |= {("GET", path.partition("?")[0]) for path in OPEN}
     for route in router(prepared().ready).routes:
         method = route.endpoint.method
         assert [p for m, p in paths if m == method and route.path_regex.match(p)], route.path
-    canaries = {one.position for one in sent if writer.canaries.head in str((one.path, one.body))}
-    for kind in (ChatRequest, CompletionRequest, ResponsesRequest):
-        assert {f"{kind.__name__} {name}" for name in kind.model_fields} <= canaries
+    written = {one.position for one in sent if canaries.head in str((one.path, one.body))}
+    for kind in (
+        ChatRequest,
+        CompletionRequest,
+        ResponsesRequest,
+        EmbeddingsRequest,
+        RerankRequest,
+    ):
+        assert {f"{kind.__name__} {name}" for name in kind.model_fields} <= written
 
 
 # -- a crash
@@ -172,7 +181,7 @@ def test_only_the_processes_that_start_no_others_are_aborted(gateway):
         gateway.engine.delay = 0.5
         try:
             with gateway.client() as client:
-                writer = Writer(Canaries.of(bytes(16)), MODEL, 64)
+                writer = Writer(Canaries.of(bytes(16)), MODEL, 64, "generate")
                 after = crash(Sender(client, gateway.url), writer, pids=[root.pid])
         finally:
             gateway.engine.delay = 0
