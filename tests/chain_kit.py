@@ -58,8 +58,13 @@ class World:
     """An installation that a test may damage, and what runs around `tacit serve`."""
 
     def __init__(
-        self, directory: Path, *, checkpoint: Path, changes: Mapping[str, Any] | None = None
+        self,
+        directory: Path,
+        *,
+        checkpoint: Path | Mapping[str, Path],
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
+        """Install `checkpoint`, or several by the names that `changes` serves them under."""
         self.changes = changes or {}
         """What differs from the example, beside what every test differs in."""
         self.port, self.broker_port = free_port(), free_port()
@@ -70,7 +75,8 @@ class World:
             EXAMPLE, directory / "serve.yaml", state=directory, changes=self._settings()
         )
         self.installation = Installation(directory, config)
-        self.installation.prepare(checkpoint, broker_port=self.broker_port)
+        models = {MODEL: checkpoint} if isinstance(checkpoint, Path) else checkpoint
+        self.installation.prepare(models, broker_port=self.broker_port)
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -51,7 +51,7 @@ def tacit(directory: Path, model: Path, *, streams: int) -> Iterator[tuple[Targe
     directory.mkdir()
     config = configure(_EXAMPLE, directory / "serve.yaml", state=directory, changes=changes)
     installation = Installation(directory, config)
-    installation.prepare(model, broker_port=broker_port)
+    installation.prepare({MODEL: model}, broker_port=broker_port)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, run_directory, ignore_errors=True)
         Chain(installation, stack).start(seconds=_START_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from server.apikeys import KeyRing
 from server.cli import main as tacit
 
 MODEL = "qwen3-demo"
-MODEL_KEY = "tacit/demo/qwen3-demo"
 PEPPER = "tacit/demo/api-key-pepper"
 TENANT = "demo"
 GOLDEN = ".golden.json"
@@ -55,13 +55,17 @@ class Installation:
     def sealed(self) -> Path:
         return self.directory / "sealed" / MODEL
 
-    def prepare(self, checkpoint: Path, *, broker_port: int) -> None:
-        """Make keys, seal `checkpoint`, and write the policy that accepts exactly this guest."""
+    def prepare(self, checkpoints: Mapping[str, Path], *, broker_port: int) -> None:
+        """Make keys, seal `checkpoints`, and write the policy that accepts exactly this guest.
+
+        `checkpoints` are the models by the names they are served under.
+        """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._trust_root()
-        self._broker(broker_port)
+        self._broker(broker_port, models=checkpoints)
         self._api_key()
-        self._seal(checkpoint)
+        for name, checkpoint in checkpoints.items():
+            self._seal(name, checkpoint)
         self.write_policy()
 
     def _trust_root(self) -> None:
@@ -70,11 +74,9 @@ class Installation:
         if not (self.tdx / "nvidia").exists():
             call(simulator, ["gpus", self.tdx, "--gpus", 1])
 
-    def _broker(self, port: int) -> None:
-        names = {
-            MODEL_KEY: ("model-key", f"../sealed/{MODEL}.key.json"),
-            PEPPER: ("secret", "pepper.json"),
-        }
+    def _broker(self, port: int, *, models: Iterable[str]) -> None:
+        names = {key_of(name): ("model-key", f"../sealed/{name}.key.json") for name in models}
+        names[PEPPER] = ("secret", "pepper.json")
         document = {
             "version": 1,
             "profile": "simulated",
@@ -111,24 +113,25 @@ class Installation:
         self.api_key.touch(mode=0o600)
         self.api_key.write_text(made["key"])
 
-    def _seal(self, checkpoint: Path) -> None:
+    def _seal(self, name: str, checkpoint: Path) -> None:
         """Seal once per state of the checkpoint."""
         signer = self.directory / "keys" / "model-signer.pem"
-        wrapped = self.sealed.with_name(f"{MODEL}.key.json")
-        stamp = self.sealed.with_name(f"{MODEL}.stamp")
+        sealed = self.sealed.with_name(name)
+        wrapped = sealed.with_name(f"{name}.key.json")
+        stamp = sealed.with_name(f"{name}.stamp")
         state = _state(checkpoint)
         if not (stamp.exists() and stamp.read_text() == state):
             if not signer.exists():
                 signer.parent.mkdir(exist_ok=True, mode=0o700)
                 call(tacit, ["keygen", signer])
-            shutil.rmtree(self.sealed, ignore_errors=True)
+            shutil.rmtree(sealed, ignore_errors=True)
             wrapped.unlink(missing_ok=True)
-            self.sealed.parent.mkdir(exist_ok=True, mode=0o700)
+            sealed.parent.mkdir(exist_ok=True, mode=0o700)
             key = f"file:{self.broker_config.parent}/kek"
-            words = ["--key", key, "--resource", MODEL_KEY, "--sign", signer, "--name", MODEL]
+            words = ["--key", key, "--resource", key_of(name), "--sign", signer, "--name", name]
             if (golden := checkpoint / GOLDEN).exists():
                 words += ["--golden", golden]
-            show([TACIT, "seal", checkpoint, self.sealed, *words])
+            show([TACIT, "seal", checkpoint, sealed, *words])
             stamp.write_text(state)
 
     def write_policy(self) -> None:
@@ -138,6 +141,11 @@ class Installation:
         words += [w for m in measured["models"].items() for w in ("--model", "=".join(m))]
         text = call(simulator, ["policy", self.tdx, *words])
         self.policy.write_text(text)
+
+
+def key_of(model: str) -> str:
+    """Return the broker's name for the key of a model."""
+    return f"tacit/demo/{model}"
 
 
 def _is_readable(keys: Path, pepper: Path) -> bool:

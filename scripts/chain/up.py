@@ -71,7 +71,7 @@ def _up(arguments: argparse.Namespace, stack: ExitStack) -> None:
 
     _step(2, "software TDX, keys, sealed weights, policy")
     installation = Installation(STATE, _configuration(arguments))
-    installation.prepare(checkpoint, broker_port=arguments.port + 1)
+    installation.prepare({MODEL: checkpoint}, broker_port=arguments.port + 1)
 
     _step(3, "software TDX, key broker, gateway with vLLM (its start takes a minute or two)")
     chain = Chain(installation, stack)
