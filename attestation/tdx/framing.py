@@ -19,6 +19,8 @@ MAX_QUOTE = 128 * 1024
 """Largest quote read, in bytes: what a Linux guest's GET_QUOTE buffer holds."""
 
 _QE_REPORT_DATA, _PCK_CHAIN = 6, 5
+_REPORT_DATA_AT = BODY_SIZES[BODY_TD10] - 64
+"""Where REPORT_DATA stands in a body: last in TD 1.0, which the later ones begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class QuoteFrame:
     """The TD report, of one of `BODY_SIZES`."""
     pck_pem: bytes
     """PCK leaf, PCK CA and root in PEM."""
+    lasting: bytes
+    """The quote but for REPORT_DATA and the 64-byte signature, all that a new nonce changes."""
 
     @classmethod
     def parse(cls, quote: bytes) -> QuoteFrame:
@@ -46,7 +50,9 @@ class QuoteFrame:
         signature, at = _sized(quote, signature_at, width=4)
         if quote.count(0, at) != len(quote) - at:
             raise Malformed("quote-malformed", f"bytes other than zero follow the quote at {at}")
-        return cls(version, quote[body_at:signature_at], _pck_pem(signature))
+        bound_at, sealed_at = body_at + _REPORT_DATA_AT, signature_at + 4
+        lasting = quote[:bound_at] + quote[bound_at + 64 : sealed_at] + quote[sealed_at + 64 : at]
+        return cls(version, quote[body_at:signature_at], _pck_pem(signature), lasting)
 
     @property
     def pck_chain(self) -> tuple[bytes, bytes, bytes]:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import dcap_qvl
 
-from attestation.errors import Refusal, Undecidable
+from attestation.errors import Undecidable
 from attestation.recent import Recent
 from attestation.tdx.causes import refusal_for
 from attestation.tdx.checks import (
@@ -21,12 +21,12 @@ from attestation.tdx.claims import Collateral, Platform, Tcb, TdReport, TdxClaim
 from attestation.tdx.collateral import Endorsed
 from attestation.tdx.framing import QuoteFrame
 from attestation.tdx.layout import decode_report
-from attestation.tdx.qvl import Machine, apart_from_td
+from attestation.tdx.qvl import Machine
 from attestation.tdx.shortfall import shortfall
 from attestation.tdx.stated import Root, Stated
 
-_COLLATERALS, _MACHINES = 4, 16
-"""What a verifier keeps parsed: the kinds of machine of a fleet, and some machines of each kind."""
+_COLLATERALS, _GUESTS = 4, 32
+"""What a verifier keeps parsed: the kinds of machine of a fleet, and some guests on each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +45,22 @@ class _Known:
 
     form: dcap_qvl.QuoteCollateralV3
     stated: Stated
-    machines: Recent[tuple[bytes, bytes, str], _Placed] = field(
-        default_factory=lambda: Recent(_MACHINES)
-    )
-    """By PCK chain, TEE_TCB_SVN and dcap-qvl's words."""
+    machines: Recent[bytes, _Placed] = field(default_factory=lambda: Recent(_GUESTS))
+    """By all of a guest's quote that lasts from one nonce to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuoteVerifier:
     """Verifies quotes under one root, and parses what it has seen before no second time.
 
-    Collateral and machines are kept once all of their signatures held. Those are checked again with
-    every quote, and so is every date; what is kept are facts of their bytes.
+    Collateral and machines are kept once all of their signatures held. dcap-qvl checks those again
+    with every quote, and so is every date; what is kept are facts of their bytes.
     """
 
     root: Root
     _library: dcap_qvl.QuoteVerifier = field(init=False, repr=False, compare=False)
     _known: Recent[bytes, _Known] = field(
         default_factory=lambda: Recent(_COLLATERALS), init=False, repr=False, compare=False
-    )
-    _chains: Recent[bytes, tuple[bytes, bytes, bytes]] = field(
-        default_factory=lambda: Recent(_MACHINES), init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -80,43 +75,64 @@ class QuoteVerifier:
         `Malformed`, `NotAuthentic`, `NotAffirmed` (debug and other TDs nobody may accept) or
         `Undecidable`.
         """
-        frame = QuoteFrame.parse(quote)
-        kept = self._chains.find(frame.pck_pem)
-        chain = frame.pck_chain if kept is None else kept
-        known = self._known.find(collateral)
-        if known is not None:
-            words = self._ask(quote, known.form, now=now)
-        else:
-            sent = Endorsed.parse(collateral)
-            form = _form(sent)
-            words = self._ask(quote, form, now=now)
-            stated = Stated.of(sent, root=self.root)
-            known = self._known.keep(collateral, _Known(form, stated))
-        report = decode_report(frame.body)
-        key = (frame.pck_pem, report.tee_tcb_svn, apart_from_td(words))
-        placed = known.machines.find(key)
-        if placed is None:
-            end = check_pck(chain, known.stated, root=self.root)
-            placed = _placed(Machine.parse(words), report, stated=known.stated, pck_end=end)
-            known.machines.keep(key, placed)
-        if kept is None:
-            self._chains.keep(frame.pck_pem, chain)
-        return _claims(frame.version, report, stated=known.stated, placed=placed, now=now)
-
-    def _ask(self, quote: bytes, collateral: dcap_qvl.QuoteCollateralV3, *, now: datetime) -> str:
-        """Return dcap-qvl's claims about a quote it accepts at `now`, as JSON."""
         seconds = int(now.timestamp())
         if seconds < 0:
             raise Undecidable("collateral-future", "the given time is before 1970")
+        frame = QuoteFrame.parse(quote)
+        known = self._known.find(collateral)
+        placed = None if known is None else known.machines.find(frame.lasting)
+        if known is None or placed is None:
+            known, placed = self._learn(
+                quote, collateral, frame=frame, known=known, seconds=seconds
+            )
+        else:
+            self._authenticate(quote, known.form, seconds=seconds)
+        report = decode_report(frame.body)
+        return _claims(frame.version, report, stated=known.stated, placed=placed, now=now)
+
+    def _learn(
+        self,
+        quote: bytes,
+        collateral: bytes,
+        *,
+        frame: QuoteFrame,
+        known: _Known | None,
+        seconds: int,
+    ) -> tuple[_Known, _Placed]:
+        """Verify a guest not seen before; keep what the library says of its machine."""
+        chain = frame.pck_chain
+        if known is not None:
+            words = self._ask(quote, known.form, seconds=seconds)
+        else:
+            sent = Endorsed.parse(collateral)
+            form = _form(sent)
+            words = self._ask(quote, form, seconds=seconds)
+            stated = Stated.of(sent, root=self.root)
+            known = self._known.keep(collateral, _Known(form, stated))
+        end = check_pck(chain, known.stated, root=self.root)
+        report = decode_report(frame.body)
+        placed = _placed(Machine.parse(words), report, stated=known.stated, pck_end=end)
+        return known, known.machines.keep(frame.lasting, placed)
+
+    def _ask(self, quote: bytes, collateral: dcap_qvl.QuoteCollateralV3, *, seconds: int) -> str:
+        """Return dcap-qvl's claims about a quote it accepts, as JSON."""
         policy = dcap_qvl.QuotePolicy.claims_only(seconds)
         try:
             claims = self._library.verify_with_policy(quote, collateral, seconds, policy)
         except ValueError as error:
-            raise _refusal(
-                error, quote, collateral, root_der=self.root.der, seconds=seconds
-            ) from None
+            self._authenticate(quote, collateral, seconds=seconds)  # which names the cause
+            raise refusal_for(str(error)) from None
         words: str = claims.to_json()
         return words
+
+    def _authenticate(
+        self, quote: bytes, collateral: dcap_qvl.QuoteCollateralV3, *, seconds: int
+    ) -> None:
+        """Have dcap-qvl check all of a quote and its collateral, without the claims."""
+        try:
+            dcap_qvl.verify_with_root_ca(quote, collateral, self.root.der, seconds)
+        except ValueError as error:
+            raise refusal_for(str(error)) from None
 
 
 def verify_quote(quote: bytes, collateral: bytes, *, root_der: bytes, now: datetime) -> TdxClaims:
@@ -147,22 +163,6 @@ def _form(sent: Endorsed) -> dcap_qvl.QuoteCollateralV3:
         sent.document.qe_identity,
         sent.qe_identity_signature,
     )
-
-
-def _refusal(
-    error: ValueError,
-    quote: bytes,
-    collateral: dcap_qvl.QuoteCollateralV3,
-    *,
-    root_der: bytes,
-    seconds: int,
-) -> Refusal:
-    """Ask again for the cause, which the policy interface drops, and name it."""
-    try:
-        dcap_qvl.verify_with_root_ca(quote, collateral, root_der, seconds)
-    except ValueError as cause:
-        return refusal_for(str(cause))
-    return refusal_for(str(error))
 
 
 def _placed(machine: Machine, report: TdReport, *, stated: Stated, pck_end: datetime) -> _Placed:

@@ -103,15 +103,6 @@ class Machine:
         )
 
 
-def apart_from_td(text: str) -> str:
-    """Return the library's JSON up to the TD report, which is the last thing it states.
-
-    Two quotes of one machine agree in that part, which is all that `Machine.parse` reads.
-    """
-    head, found, _ = text.rpartition(',"report":')
-    return head if found else text
-
-
 def _platform(pck: _Pck) -> Platform:
     instance = pck.platform_instance_id
     return Platform(

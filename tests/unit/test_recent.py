@@ -8,7 +8,7 @@ import pytest
 from attestation.authenticate import Roots, authenticate
 from attestation.binding import KeysetBinding
 from attestation.codec import canonical_json
-from attestation.errors import Refusal
+from attestation.errors import NotAuthentic, Refusal
 from attestation.evidence import Evidence
 from attestation.keyset import Keyset, Posture, ServedModel
 from attestation.recent import Recent
@@ -67,6 +67,34 @@ def test_a_quote_that_nobody_signed_is_refused_under_known_collateral():
     with pytest.raises(Refusal) as refused:
         verifier.verify(QUOTE[:at] + b"\x01" * 48 + QUOTE[at + 48 :], COLLATERAL, now=NOW)
     assert refused.value.code == "tdx-signature"
+
+
+def quote_for(data: bytes) -> bytes:
+    return INTEL.quote(replace(LAUNCH, report_data=data))
+
+
+def test_no_bit_of_what_changes_in_a_known_guests_quote_may_be_another():
+    """The rest is compared; these two fields are all that the library's answer hangs on."""
+    verifier = warm()
+    quote = quote_for(b"\x05" * 64)
+    verifier.verify(quote, COLLATERAL, now=NOW)
+    start = 48 + 520
+    for at in (*range(start, start + 64), *range(start + 68, start + 132)):
+        for bit in range(8):
+            flipped = quote[:at] + bytes([quote[at] ^ 1 << bit]) + quote[at + 1 :]
+            with pytest.raises(NotAuthentic, match="tdx-signature"):
+                verifier.verify(flipped, COLLATERAL, now=NOW)
+
+
+def test_what_a_known_guest_is_told_to_be_hangs_on_no_nonce_and_no_time():
+    quotes = [quote_for(bytes([value]) * 64) for value in range(3)]
+    told = [
+        verify_quote(quote, COLLATERAL, root_der=INTEL.root_der, now=NOW + moved)
+        for quote in quotes
+        for moved in (timedelta(0), timedelta(days=1), timedelta(days=20))
+    ]
+    assert len({(one.platform, one.tcb, one.collateral) for one in told}) == 1
+    assert len({one.report.report_data for one in told}) == 3
 
 
 def test_what_was_refused_is_not_kept():

@@ -1,14 +1,16 @@
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 
 from attestation.errors import Malformed
 from attestation.simulator.guest import LAUNCH
 from attestation.tdx.causes import refusal_for
+from attestation.tdx.claims import TdExtension
 from attestation.tdx.collateral import Endorsed, instant
 from attestation.tdx.framing import MAX_QUOTE, QuoteFrame
-from attestation.tdx.layout import V5
+from attestation.tdx.layout import V4, V5
 from tests.simulated_tdx import NOW, mock_intel
 
 INTEL = mock_intel()
@@ -37,6 +39,26 @@ def test_a_quote_carries_leaf_authority_and_root():
 
 def test_a_quote_of_version_5_says_what_its_body_is():
     assert QuoteFrame.parse(V5_QUOTE).version == 5
+
+
+@pytest.mark.parametrize(
+    ("header", "changes", "body", "signature"),
+    [
+        (V4, {}, 48, 632),
+        (V5, {}, 54, 638),
+        (V5, {"tee_tcb_svn2": LAUNCH.tee_tcb_svn}, 54, 702),
+        (V5, {"tee_tcb_svn2": LAUNCH.tee_tcb_svn, "extension": TdExtension(0, bytes(32))}, 54, 939),
+    ],
+)
+def test_what_lasts_is_all_but_report_data_and_the_signature(header, changes, body, signature):
+    launch = replace(LAUNCH, report_data=bytes([7] * 64), **changes)
+    quote = INTEL.quote(launch, header=header, trailing=b"")
+    bound, sealed = slice(body + 520, body + 584), slice(signature + 4, signature + 68)
+    assert quote[bound] == launch.report_data
+    assert int.from_bytes(quote[signature : signature + 4], "little") == len(quote[sealed.start :])
+    lasting = quote[: bound.start] + quote[bound.stop : sealed.start] + quote[sealed.stop :]
+    assert QuoteFrame.parse(quote).lasting == lasting
+    assert QuoteFrame.parse(quote + bytes(9)).lasting == lasting
 
 
 @pytest.mark.parametrize("zeros", [1, 70, 3065])
