@@ -11,7 +11,7 @@ from attestation.simulator import state
 from attestation.simulator.intel import GENUINE, Statements
 from attestation.simulator.statements import PlatformLevel, TcbInfo
 from attestation.tdx.claims import TcbStatus
-from scripts.chain.installation import MODEL, MODEL_KEY
+from scripts.chain.installation import MODEL, key_of
 from scripts.chain.processes import TACIT, run
 from tests.chain_kit import World
 
@@ -135,7 +135,7 @@ def test_a_manifest_signed_by_a_stranger_stops_the_boot(world, checkpoint):
     run([TACIT, "keygen", world.directory / "stranger.pem"])
     kek = f"file:{world.installation.broker_config.parent}/kek"
     words = ["--key", kek, "--sign", world.directory / "stranger.pem", "--name", MODEL]
-    run([TACIT, "seal", checkpoint, sealed, *words, "--resource", MODEL_KEY])
+    run([TACIT, "seal", checkpoint, sealed, *words, "--resource", key_of(MODEL)])
     refused(world, "manifest-signer", status=4)
 
 
@@ -149,7 +149,7 @@ def resealed(world, checkpoint):
     wrapped.unlink()
     signer = world.directory / "keys" / "model-signer.pem"
     words = ["--key", f"file:{keys}/kek", "--sign", signer, "--name", MODEL]
-    run([TACIT, "seal", checkpoint, sealed, *words, "--resource", MODEL_KEY])
+    run([TACIT, "seal", checkpoint, sealed, *words, "--resource", key_of(MODEL)])
     wrapped.write_bytes(kept)
     return world
 

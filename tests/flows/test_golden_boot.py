@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.chain.installation import MODEL, MODEL_KEY
+from scripts.chain.installation import MODEL, key_of
 from scripts.chain.processes import TACIT, run, started
 from tests.chain_kit import ENGINE, World
 from tests.golden_engine import Answers, environment, golden
@@ -25,7 +25,7 @@ def signed(installed: World, checkpoint: Path, tmp_path_factory) -> World:
     words = ["--sign", world.directory / "keys" / "model-signer.pem", "--name", MODEL]
     words += ["--golden", world.directory / "golden.json"]
     kek = f"file:{keys}/kek"
-    run([TACIT, "seal", checkpoint, sealed, "--key", kek, "--resource", MODEL_KEY, *words])
+    run([TACIT, "seal", checkpoint, sealed, "--key", kek, "--resource", key_of(MODEL), *words])
     return world
 
 
