@@ -216,6 +216,7 @@ def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
         hash_seed=secrets.randbelow(2**32),
         run_directory=PurePosixPath(run_directory),
         hidden=_hidden(settings),
+        first_gpu=settings.file.first_gpu(name),
         counts=settings.file.telemetry is not None and settings.file.telemetry.engine,
     )
 

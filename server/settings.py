@@ -209,6 +209,11 @@ class SettingsFile(Document):
     telemetry: TelemetrySettings | None = None
     """Absent: nothing is pushed, and metrics name no tenant and nothing of vLLM's."""
 
+    def first_gpu(self, model: str) -> int:
+        """Return the number of the first GPU of a model: each model has GPUs of its own."""
+        engines = (self.models[name].engine for name in sorted(self.models) if name < model)
+        return sum(each.tensor_parallel_size for each in engines if each.device == "cuda")
+
     @model_validator(mode="after")
     def _tenants_fit(self) -> SettingsFile:
         for name, tenant in (self.tenants or {}).items():

@@ -133,6 +133,8 @@ class EngineSpec:
     """The parent of all engines' directories; the engine sees only its own in it."""
     hidden: tuple[str, ...] = field(default=TRUSTED_DEVICES, kw_only=True)
     """Paths that the engine must not reach."""
+    first_gpu: int = field(default=0, kw_only=True)
+    """The first of the GPUs that are this engine's alone, as many as its ranks."""
     counts: bool = field(default=False, kw_only=True)
     """Whether vLLM keeps the numbers that `/metrics` shows."""
 
@@ -274,6 +276,10 @@ def environment(spec: EngineSpec) -> dict[str, str]:
     if spec.device == "cpu":
         values["VLLM_CPU_KVCACHE_SPACE"] = str(spec.kv_cache_gib)
     else:
+        # of its own: an engine takes most of the memory of each GPU that it sees
+        gpus = range(spec.first_gpu, spec.first_gpu + spec.tensor_parallel_size)
+        values["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        values["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
         # a GPU core dump is the KV cache, which is the prompts
         values["CUDA_ENABLE_COREDUMP_ON_EXCEPTION"] = "0"
         values["CUDA_ENABLE_LIGHTWEIGHT_COREDUMP"] = "0"

@@ -120,6 +120,13 @@ def test_a_gpu_engine_compiles_and_never_dumps_its_memory():
     assert values["CUDA_ENABLE_COREDUMP_ON_EXCEPTION"] == "0"
 
 
+def test_an_engine_sees_the_gpus_of_its_own_ranks_and_no_others():
+    spec = replace(SPEC, device="cuda", tensor_parallel_size=2, first_gpu=4)
+    assert environment(spec)["CUDA_VISIBLE_DEVICES"] == "4,5"
+    assert environment(replace(spec, first_gpu=0))["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "CUDA_VISIBLE_DEVICES" not in environment(SPEC)
+
+
 def test_a_model_that_does_not_reason_gets_no_reasoning_parser():
     line = argv(replace(SPEC, work=Generating(reasoning=False, tool_call_parser="hermes")))
     assert "--reasoning-parser" not in line

@@ -309,3 +309,15 @@ def test_a_model_that_answers_in_numbers_has_no_key_about_words(deployment, task
     settings = Settings.load(deployment(text.replace("task: generate", f"task: {task}")))
     (model,) = settings.file.models.values()
     assert model.engine.work == Pooling(task)
+
+
+def test_models_on_gpus_share_none(deployment):
+    document = yaml.safe_load(EXAMPLE)
+    (model,) = document["models"].values()
+    ranks = {"b": ("cuda", 4), "a": ("cuda", 2), "c": ("cpu", 1), "d": ("cuda", 1)}
+    document["models"] = {
+        name: model | {"engine": model["engine"] | {"device": d, "tensor_parallel_size": n}}
+        for name, (d, n) in ranks.items()
+    }
+    file = Settings.load(deployment(yaml.safe_dump(document))).file
+    assert {name: file.first_gpu(name) for name in "abd"} == {"a": 0, "b": 2, "d": 6}
