@@ -35,11 +35,11 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.plan is not None:
         return run_plan(arguments)
     settings = Settings.load(arguments.config) if arguments.config else None
-    python = _engine_python(arguments, settings)
+    pythons = _engine_pythons(arguments, settings)
     findings = [
         *harden(profile="simulated"),  # what lacks is said below, all of it
         _tdx(),
-        *asyncio.run(_engine(python)),
+        *(found for python in pythons for found in asyncio.run(_engine(python))),
         *(_run_directory(settings) if settings else ()),
     ]
     lacking = [item for item in findings if item.required_in_production and not item.enforced]
@@ -54,12 +54,12 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return 5 if lacking else 0
 
 
-def _engine_python(arguments: argparse.Namespace, settings: Settings | None) -> str:
-    """Return the interpreter that would start the engine of CONFIG, or the one given."""
+def _engine_pythons(arguments: argparse.Namespace, settings: Settings | None) -> list[str]:
+    """Return each interpreter that would start an engine of CONFIG, or the one given."""
     if settings is None:
-        return str(arguments.engine_python.absolute())
-    model = next(iter(settings.file.models.values()))
-    return str(settings.path(model.engine.python).absolute())
+        return [str(arguments.engine_python.absolute())]
+    engines = (model.engine for model in settings.file.models.values())
+    return sorted({str(settings.path(engine.python).absolute()) for engine in engines})
 
 
 def _tdx() -> Finding:

@@ -1,14 +1,17 @@
 """`tacit doctor`: every part of the hardening has a line, and each is found by trying it."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from attestation.errors import ConfigError
+from scripts.chain.processes import ROOT
 from server.engine.isolation import NONE, Isolation, probe
 from server.engine.surroundings import surroundings
 
@@ -113,3 +116,20 @@ async def test_an_engine_that_cannot_be_started_fails_every_finding():
 async def test_an_interpreter_that_is_missing_is_a_configuration_error():
     with pytest.raises(ConfigError, match="cannot be run"):
         await surroundings("/nowhere/python", NONE)
+
+
+def test_the_interpreter_of_each_engine_is_tried(tmp_path):
+    document = yaml.safe_load((ROOT / "configs" / "simulated.yaml").read_text())
+    (model,) = document["models"].values()
+    for name, python in {"first": PYTHON, "second": "/nowhere/python"}.items():
+        document["models"][name] = model | {"engine": model["engine"] | {"python": python}}
+    del document["models"]["qwen3-demo"]
+    config = tmp_path / "serve.yaml"
+    config.write_text(yaml.safe_dump(document).replace("../.tacit", str(tmp_path)))
+    for named in re.findall(rf"{tmp_path}\S+\.(?:pem|pub|crt)", config.read_text()):
+        Path(named).parent.mkdir(parents=True, exist_ok=True)
+        Path(named).write_text("a trust file")
+    tacit = Path(sys.executable).with_name("tacit")
+    done = subprocess.run([tacit, "doctor", config], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "(engine-python)" in done.stderr
