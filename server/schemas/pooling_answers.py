@@ -6,10 +6,12 @@ As everywhere, what has no line here never leaves: neither the engine's ids nor 
 from __future__ import annotations
 
 import base64
-import binascii
 import math
-import struct
+import sys
+from array import array
 from typing import Any
+
+from pydantic_core import to_json
 
 from attestation.confidential import Confidential
 from server.schemas.answers import (
@@ -25,7 +27,6 @@ from server.schemas.answers import (
 )
 from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 
-_FLOAT = 4
 _vectors = each(pick({"embedding": lambda value: value}))
 _scores = each(pick({"probs": each(number)}))
 
@@ -36,47 +37,52 @@ def rebuild(
     """Rebuild the engine's answer to `request`, or raise `BadAnswer`."""
     value = parsed(data)
     tokens = _tokens(value)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     if isinstance(request, EmbeddingsRequest):
-        answer = _embeddings(value, stamp, request)
+        rest = one_line({"object": "list", "model": stamp.model, "usage": usage})
+        answer = b'{"data":[%s],%s' % (b",".join(_embeddings(value, request)), rest[1:])
     else:
-        answer = _ranking(value, stamp, request)
-    answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Rebuilt(Confidential(one_line(answer)), Usage(tokens, 0))
+        results = _ranking(value, request)[: request.top_n]
+        answer = one_line(
+            {"id": stamp.id, "model": stamp.model, "results": results} | {"usage": usage}
+        )
+    return Rebuilt(Confidential(answer), Usage(tokens, 0))
 
 
-def _embeddings(value: dict[str, Any], stamp: Stamp, request: EmbeddingsRequest) -> dict[str, Any]:
-    found = [item.get("embedding") for item in _vectors(value.get("data"))]
-    floats = [_floats(text) for text in found]
-    lengths = {len(vector) for vector in floats}
-    if len(found) != request.prompts or len(lengths) != 1:
+def _embeddings(value: dict[str, Any], request: EmbeddingsRequest) -> list[bytes]:
+    """Return each vector's object as JSON; as numbers of Python all of them would be too large."""
+    texts = [item.get("embedding") for item in _vectors(value.get("data"))]
+    if len(texts) != request.prompts:
         raise BadAnswer
-    if request.dimensions is not None and lengths != {request.dimensions}:
-        raise BadAnswer
-    said = found if request.encoding_format == "base64" else floats
-    data = [
-        {"object": "embedding", "index": index, "embedding": vector}
-        for index, vector in enumerate(said)
-    ]
-    return {"object": "list", "data": data, "model": stamp.model}
+    found = []
+    expected = request.dimensions
+    for index, text in enumerate(texts):
+        vector = _vector(text)
+        expected = expected or len(vector)
+        if len(vector) != expected:
+            raise BadAnswer
+        said = to_json(text if request.encoding_format == "base64" else vector.tolist())
+        found.append(b'{"object":"embedding","index":%d,"embedding":%s}' % (index, said))
+    return found
 
 
-def _floats(text: object) -> tuple[float, ...]:
+def _vector(text: object) -> array[float]:
     """Return the numbers of a vector; one that is not finite is no answer."""
     if not isinstance(text, str):
         raise BadAnswer
+    vector = array("f")
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        vector.frombytes(base64.b64decode(text, validate=True))
+    except ValueError:  # of base64, or of a length that is no number of floats
         raise BadAnswer from None
-    if not data or len(data) % _FLOAT:
-        raise BadAnswer
-    vector = struct.unpack(f"<{len(data) // _FLOAT}f", data)
-    if not math.isfinite(sum(vector)):
+    if sys.byteorder == "big":
+        vector.byteswap()
+    if not vector or not math.isfinite(sum(vector)):
         raise BadAnswer
     return vector
 
 
-def _ranking(value: dict[str, Any], stamp: Stamp, request: RerankRequest) -> dict[str, Any]:
+def _ranking(value: dict[str, Any], request: RerankRequest) -> list[dict[str, Any]]:
     scores = [item.get("probs") for item in _scores(value.get("data"))]
     if len(scores) != request.prompts:
         raise BadAnswer
@@ -85,8 +91,7 @@ def _ranking(value: dict[str, Any], stamp: Stamp, request: RerankRequest) -> dic
         if probs is None or len(probs) != 1 or not 0 <= probs[0] <= 1:
             raise BadAnswer
         results.append({"index": index, "relevance_score": probs[0]})
-    results.sort(key=lambda result: -result["relevance_score"])  # equal ones stay in order
-    return {"id": stamp.id, "model": stamp.model, "results": results[: request.top_n]}
+    return sorted(results, key=lambda result: -result["relevance_score"])  # stable
 
 
 def _tokens(value: dict[str, Any]) -> int:

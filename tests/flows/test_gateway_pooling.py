@@ -14,10 +14,12 @@ from attestation.confidential import Confidential
 from server.access import TenantSettings
 from server.engine.protocol import EngineAnswer
 from server.quota import TenantQuotas
+from server.routes import router
 from server.schemas.answers import BadAnswer, Rebuilt, Stamp
 from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 from server.schemas.pooling_answers import rebuild
 from server.schemas.target import Target
+from server.telemetry.vocabulary import OPERATIONS
 from tests.gateway_kit import MODEL, EchoEngine, chat, prepared, running
 
 EMBED, RERANK = "qwen3-embedding", "qwen3-reranker"
@@ -319,3 +321,8 @@ def test_what_was_used_is_recorded_and_paid_for():
     event = at.record.events[0]
     assert (event.route, event.model, event.stream) == (VECTORS, EMBED, False)
     assert (event.input_tokens, event.output_tokens) == (7, 0)
+
+
+def test_every_route_of_a_model_has_its_operation_in_the_telemetry():
+    routes = [route.endpoint for route in router(prepared().ready).routes]
+    assert {route.route for route in routes if route.method == "POST"} == set(OPERATIONS)
