@@ -14,7 +14,7 @@ from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
 from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
 from attestation.gpu.claims import GpuClaims
-from attestation.keyset import Posture
+from attestation.keyset import Posture, ServedModel
 from attestation.policy_file import PolicyFile, stamp
 from attestation.tdx.claims import TdxClaims
 
@@ -217,6 +217,9 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
         yield f"         TD {report.extension.td_id.hex()[:16]}…, without service TD or devices"
     for event in facts.runtime:
         yield f"         {event.operation} {event.content[:200]}"
+    if isinstance(facts.binding, KeysetBinding):
+        for model in facts.binding.keyset.models:
+            yield f"         {model.name}: {weights_words(model)}"
     if facts.gpu:
         yield f"  gpu    {gpu_words(facts.gpu)}"
     if isinstance(facts.binding, KeysetBinding):
@@ -230,6 +233,13 @@ def sentences(facts: Facts, *, guest: str | None) -> Iterator[str]:
         yield "  where  nothing here ties the quote to a key or a nonce: it may be old or relayed"
     else:
         yield "  where  bound to the key a broker will answer to, for its nonce"
+
+
+def weights_words(model: ServedModel) -> str:
+    """Say what whoever has the disk can do to the weights of `model`."""
+    if model.weights == "sealed":
+        return "weights sealed, the host can neither read nor change them"
+    return "weights on dm-verity, the host cannot change them and may read them"
 
 
 def _told(posture: Posture) -> str:

@@ -19,10 +19,12 @@ Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_leng
 
 
 class ServedModel(Document):
-    """A model name clients use and the digest of the signed manifest of its sealed weights."""
+    """A model name clients use and the digest of the signed manifest of its weights."""
 
     manifest: DigestText
     name: Name
+    weights: Literal["sealed", "verity"]
+    """How they are held: as ciphertext, or on a volume that the host can read and not change."""
 
 
 class Posture(Document):

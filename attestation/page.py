@@ -15,7 +15,7 @@ from importlib import resources
 from attestation.appraise import Check
 from attestation.binding import KeysetBinding
 from attestation.checks import Facts
-from attestation.explain import Answer, printable
+from attestation.explain import Answer, printable, weights_words
 from attestation.explain_gpu import gpu_words
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind
@@ -243,6 +243,9 @@ def _what(facts: Facts, guest: str | None) -> Iterator[_Row]:
     for event in facts.runtime:
         name, _, digest = event.content[:300].rpartition("=")
         yield _Row(event.operation.capitalize()[:24], name, digest)
+    if isinstance(facts.binding, KeysetBinding):
+        for model in facts.binding.keyset.models:
+            yield _Row("Weights", f"{model.name}: {weights_words(model)}")
 
 
 def _where(facts: Facts) -> Iterator[_Row]:

@@ -31,20 +31,27 @@ from attestation.keyset import ServedModel as AttestedModel
 from attestation.keywire import Grant
 from attestation.report import Report
 from attestation.types import Digest, Nonce
-from attestation.weights import SealedModel, is_memory_backed
+from attestation.weights import BlockLayer, MountedModel, SealedModel, is_memory_backed
 from server.admission import Admission
 from server.attester import Attester
 from server.audit import AuditSink
 from server.engine.client import EngineClient
 from server.engine.isolation import decide, probe
-from server.engine.launch import SHUTDOWN_SECONDS, TRUSTED_DEVICES, EngineSpec, launch
+from server.engine.launch import (
+    SHUTDOWN_SECONDS,
+    TRUSTED_DEVICES,
+    EngineSpec,
+    MountedWeights,
+    SealedWeights,
+    launch,
+)
 from server.engine.supervisor import EngineSupervisor
 from server.golden import check
 from server.keyagent import KeyAgent
 from server.keyfile import ApiKeyFile
 from server.logins import ClientLogins
 from server.measure import measure, runtime_events
-from server.packages import open_packages, signer
+from server.packages import KERNEL, open_packages, signer
 from server.posture import posture
 from server.quota import quotas
 from server.ready import Clock, Ready, ServedModel
@@ -76,14 +83,16 @@ class Booted:
 
 
 @contextlib.asynccontextmanager
-async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIterator[Booted]:
+async def boot(
+    settings: Settings, *, clock: Clock, audit: AuditSink, kernel: BlockLayer = KERNEL
+) -> AsyncIterator[Booted]:
     """Boot once and yield; on leaving, drain the engines and remove what they left in memory.
 
     Raises a `Refusal` or `ConfigError` whose code names the step that failed.
     """
     with _run_directory(settings) as run_directory:
         logins = ClientLogins.of(settings)
-        packages = open_packages(settings)
+        packages = await asyncio.to_thread(open_packages, settings, kernel=kernel)
         manifests = {name: package.manifest.digest for name, package in packages.items()}
         endorser = settings.endorser(clock=clock)
         attester = Attester.of(settings, endorser, clock=clock)
@@ -96,16 +105,21 @@ async def boot(settings: Settings, *, clock: Clock, audit: AuditSink) -> AsyncIt
             engines: dict[str, EngineSupervisor] = {}
             models: dict[str, ServedModel] = {}
             for name, package in packages.items():
-                spec = _spec(settings, name, run_directory=run_directory)
-                grant = _grant(unlocked.model_keys[name].reveal())
-                await asyncio.to_thread(_unseal_small, package, grant, Path(spec.model))
                 engine = settings.file.models[name].engine
-                engines[name] = await _start(stack, spec, engine, grant=grant)
+                spec = _spec(settings, name, package, run_directory=run_directory)
+                _make_private(spec.directory)
+                if isinstance(package, SealedModel):
+                    grant = _grant(unlocked.model_keys[name].reveal())
+                    await asyncio.to_thread(_unseal_small, package, grant, Path(spec.model))
+                    engines[name] = await _start_sealed(stack, spec, engine, grant=grant)
+                else:
+                    supervisor = engines[name] = await _start(stack, spec, engine)
+                    await supervisor.wait_ready(seconds=engine.start_seconds, refusal=lambda: None)
                 client = EngineClient(str(spec.socket))
                 if (golden := package.manifest.golden) is not None:
                     await check(client, golden, model=name, seconds=engine.start_seconds)
                 models[name] = _served(client, engine)
-            keyset = await _keyset(settings, identity, manifests)
+            keyset = await _keyset(settings, identity, packages)
             ready = Ready(
                 models=models,
                 keys=ApiKeyFile(settings.path(settings.file.api_keys), unlocked.api_key_pepper),
@@ -134,9 +148,16 @@ def _served(client: EngineClient, engine: EngineSettings) -> ServedModel:
 
 
 async def _keyset(
-    settings: Settings, identity: TlsIdentity, manifests: Mapping[str, Digest]
+    settings: Settings, identity: TlsIdentity, packages: Mapping[str, SealedModel | MountedModel]
 ) -> Keyset:
-    models = (AttestedModel(name=name, manifest=str(manifests[name])) for name in sorted(manifests))
+    models = (
+        AttestedModel(
+            name=name,
+            manifest=str(packages[name].manifest.digest),
+            weights="sealed" if isinstance(packages[name], SealedModel) else "verity",
+        )
+        for name in sorted(packages)
+    )
     return Keyset(
         version=1,
         tls_spki=str(identity.spki),
@@ -180,31 +201,39 @@ async def _unlocked(settings: Settings, attester: Attester) -> Unlocked:
 
 
 async def _start(
+    stack: contextlib.AsyncExitStack, spec: EngineSpec, settings: EngineSettings
+) -> EngineSupervisor:
+    """Start an engine, which `stack` will stop."""
+    isolation = decide(await probe(str(spec.python)), wanted=settings.isolation)
+    supervisor = EngineSupervisor(launch(spec), isolation=isolation, files=_engine_files(spec))
+    await supervisor.start()
+    stack.push_async_callback(supervisor.stop, drain_seconds=SHUTDOWN_SECONDS + _EXIT_SECONDS)
+    return supervisor
+
+
+async def _start_sealed(
     stack: contextlib.AsyncExitStack, spec: EngineSpec, settings: EngineSettings, *, grant: Grant
 ) -> EngineSupervisor:
     """Start an engine whose workers fetch the key from an agent that closes when it is ready."""
-    isolation = decide(await probe(str(spec.python)), wanted=settings.isolation)
-    supervisor = EngineSupervisor(launch(spec), isolation=isolation, files=_engine_files(spec))
     ranks = spec.tensor_parallel_size
     async with KeyAgent(Path(spec.key_socket), model=spec.name, grant=grant, ranks=ranks) as agent:
-        await supervisor.start()
-        stack.push_async_callback(supervisor.stop, drain_seconds=SHUTDOWN_SECONDS + _EXIT_SECONDS)
+        supervisor = await _start(stack, spec, settings)
         agent.open(supervisor.pid)
         await supervisor.wait_ready(seconds=settings.start_seconds, refusal=agent.refusal)
     return supervisor
 
 
-def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
-    model = settings.file.models[name]
-    engine = model.engine
+def _spec(
+    settings: Settings, name: str, package: SealedModel | MountedModel, *, run_directory: Path
+) -> EngineSpec:
+    engine = settings.file.models[name].engine
     index = sorted(settings.file.models).index(name)
     return EngineSpec(
         python=_absolute(settings, engine.python),
         name=name,
         # numbered: a socket path has 107 bytes, a model name may have 128
         directory=PurePosixPath(run_directory) / f"engine-{index}",
-        sealed=_absolute(settings, model.sealed),
-        signer=signer(settings, name).public_bytes_raw(),
+        weights=_weights(settings, name, package),
         device=engine.device,
         dtype=engine.dtype,
         max_model_len=engine.max_model_len,
@@ -221,6 +250,15 @@ def _spec(settings: Settings, name: str, *, run_directory: Path) -> EngineSpec:
     )
 
 
+def _weights(
+    settings: Settings, name: str, package: SealedModel | MountedModel
+) -> SealedWeights | MountedWeights:
+    directory = PurePosixPath(os.path.normpath(package.directory.absolute()))
+    if isinstance(package, MountedModel):
+        return MountedWeights(directory)
+    return SealedWeights(directory, signer(settings, name).public_bytes_raw())
+
+
 def _hidden(settings: Settings) -> tuple[str, ...]:
     """Return what an engine that is broken into must not reach: quotes, registers, secrets."""
     paths = [settings.path(settings.file.api_keys)]
@@ -234,10 +272,13 @@ def _hidden(settings: Settings) -> tuple[str, ...]:
     return (*TRUSTED_DEVICES, *(os.path.normpath(path.absolute()) for path in paths))
 
 
+def _make_private(directory: PurePosixPath) -> None:
+    Path(directory).mkdir(mode=0o700, exist_ok=True)
+
+
 def _unseal_small(package: SealedModel, grant: Grant, into: Path) -> None:
     """Put configuration, tokenizer and template where the engine reads them: in memory."""
     shutil.rmtree(into, ignore_errors=True)  # of a gateway that was killed
-    into.parent.mkdir(mode=0o700, exist_ok=True)
     opened = package.unlock(
         grant.key, manifest=grant.manifest, minimum_version=grant.minimum_version
     )

@@ -1,4 +1,4 @@
-"""The sealed packages of a deployment, each opened under the signer its settings name."""
+"""The models of a deployment, sealed or on a volume, each under the signer its settings name."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from attestation.errors import ConfigError
-from attestation.weights import SealedModel
-from server.settings import Settings
+from attestation.weights import BlockLayer, KernelBlockLayer, MountedModel, SealedModel
+from server.settings import SealedModelSettings, Settings
+
+KERNEL: BlockLayer = KernelBlockLayer()
 
 
 def open_packages(
-    settings: Settings, *, places: Mapping[str, Path] = MappingProxyType({})
-) -> dict[str, SealedModel]:
-    """Return the package of every served model, by name; manifest, listing and tags are checked.
+    settings: Settings,
+    *,
+    places: Mapping[str, Path] = MappingProxyType({}),
+    kernel: BlockLayer = KERNEL,
+) -> dict[str, SealedModel | MountedModel]:
+    """Return every served model, by name; what can be checked without a key is checked.
 
-    `places` says where some lie on this machine, if not where the settings say.
+    `places` says where some lie on this machine, if not where the settings say. There a volume is
+    the plain directory that it is made of: nothing is asked about a mount.
     Raises `ConfigError` for a signer file that holds no key and for a golden output that is missing
-    or that nobody could check, and the refusals of `SealedModel.open`.
+    or that nobody could check, and the refusals of `SealedModel.open`
+    and `MountedModel.open`.
     """
     packages = {
-        name: SealedModel.open(
-            places.get(name, settings.path(model.sealed)), signer=signer(settings, name)
-        )
-        for name, model in settings.file.models.items()
+        name: _open(settings, name, place=places.get(name), kernel=kernel)
+        for name in settings.file.models
     }
     for name, package in packages.items():
         generates = settings.file.models[name].engine.task == "generate"
@@ -38,6 +43,20 @@ def open_packages(
         if golden and not generates:
             raise ConfigError("golden-task", f"{name} says a golden output and is to say nothing")
     return packages
+
+
+def _open(
+    settings: Settings, name: str, *, place: Path | None, kernel: BlockLayer
+) -> SealedModel | MountedModel:
+    model, key = settings.file.models[name], signer(settings, name)
+    if isinstance(model, SealedModelSettings):
+        return SealedModel.open(place or settings.path(model.sealed), signer=key)
+    if place is not None:
+        return MountedModel.read(place, signer=key)
+    directory, root_hash = settings.path(model.verity.directory), model.verity.root_hash
+    return MountedModel.open(
+        directory, root_hash=bytes.fromhex(root_hash), signer=key, kernel=kernel
+    )
 
 
 def signer(settings: Settings, name: str) -> Ed25519PublicKey:

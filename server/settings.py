@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from attestation.codec import Document, length_prefixed, parse_yaml
 from attestation.endorse import Endorser
@@ -159,14 +159,43 @@ class PoolingEngine(_EngineSettings):
 EngineSettings = Annotated[GeneratingEngine | PoolingEngine, Field(discriminator="task")]
 
 
-class ModelSettings(Document):
-    """One served model: where its sealed package lies and who must have signed it."""
-
-    sealed: FilePath
+class _Model(Document):
     signer: FilePath
     """PEM public key of the manifest's signer; measured."""
-    key: ResourcePath
     engine: EngineSettings
+
+
+class SealedModelSettings(_Model):
+    """A served model whose weights are sealed: where the package lies and which key opens it."""
+
+    sealed: FilePath
+    key: ResourcePath
+
+
+class VerityVolume(Document):
+    """A volume that the guest image mounted under dm-verity."""
+
+    directory: FilePath
+    root_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """What `veritysetup format` printed, in hex; measured, so a policy pins it."""
+
+
+class VerityModelSettings(_Model):
+    """A served model on a volume the host can read, and cannot change."""
+
+    verity: VerityVolume
+
+
+def _kind(value: object) -> Literal["sealed", "verity"]:
+    is_verity = "verity" in value if isinstance(value, dict) else hasattr(value, "verity")
+    return "verity" if is_verity else "sealed"
+
+
+ModelSettings = Annotated[
+    Annotated[SealedModelSettings, Tag("sealed")] | Annotated[VerityModelSettings, Tag("verity")],
+    Discriminator(_kind),
+]
+"""How the weights of one served model are held; there is no third way."""
 
 
 class PostureSettings(Document):

@@ -17,7 +17,7 @@ from attestation.confidential import Confidential
 from attestation.errors import NotAuthentic, Undecidable
 from attestation.types import Digest
 from server.attester import Attester
-from server.settings import KbsBroker, NativeBroker, Settings
+from server.settings import KbsBroker, NativeBroker, SealedModelSettings, Settings
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
@@ -32,7 +32,7 @@ class Unlocked:
     """What the broker released to this boot."""
 
     model_keys: Mapping[str, Confidential[ModelKey]]
-    """Served model name -> data key and the manifest it belongs to."""
+    """Served model name -> data key and its manifest; a model on a volume has none."""
     api_key_pepper: Confidential[bytes]
     statements: Mapping[str, Digest]
     """Resource -> digest of the broker's signed statement; KBS has none."""
@@ -82,10 +82,7 @@ def _ask_natively(settings: Settings, attester: Attester, broker: NativeBroker) 
         return found
 
     with NativeClient(broker.url, certificate_pem=pin, key=key) as client:
-        keys = {
-            name: released(client, model.key).model_key()
-            for name, model in settings.file.models.items()
-        }
+        keys = {name: released(client, model.key).model_key() for name, model in _sealed(settings)}
         return Unlocked(keys, released(client, broker.api_key_pepper).payload, statements)
 
 
@@ -96,7 +93,7 @@ def _converse(settings: Settings, attester: Attester, broker: KbsBroker) -> Unlo
         client.attest(attester.for_broker(client.challenge(), client.tee_pubkey))
         try:
             return Unlocked(
-                {name: client.model_key(model.key) for name, model in settings.file.models.items()},
+                {name: client.model_key(model.key) for name, model in _sealed(settings)},
                 client.resource(broker.api_key_pepper),
                 statements={},
             )
@@ -108,6 +105,11 @@ def _converse(settings: Settings, attester: Attester, broker: KbsBroker) -> Unlo
 
 class _SessionEnded(NotAuthentic):
     """The evidence was taken, the session or token was not: KBS clients attest anew then."""
+
+
+def _sealed(settings: Settings) -> tuple[tuple[str, SealedModelSettings], ...]:
+    models = settings.file.models.items()
+    return tuple((n, model) for n, model in models if isinstance(model, SealedModelSettings))
 
 
 def _pin(settings: Settings) -> str:

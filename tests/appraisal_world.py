@@ -44,7 +44,7 @@ KEYSET = Keyset(
     version=1,
     tls_spki=SPKI,
     config=CONFIG,
-    models=(ServedModel(name="qwen3-demo", manifest=MANIFEST),),
+    models=(ServedModel(name="qwen3-demo", manifest=MANIFEST, weights="sealed"),),
     posture=POSTURE,
 )
 

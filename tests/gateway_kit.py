@@ -258,7 +258,7 @@ def keyset(spki: Digest) -> Keyset:
         filters=(),
         telemetry=(),
     )
-    served = (Served(name=MODEL, manifest=digest),)
+    served = (Served(name=MODEL, manifest=digest, weights="sealed"),)
     return Keyset(version=1, tls_spki=str(spki), config=digest, models=served, posture=posture)
 
 

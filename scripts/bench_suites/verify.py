@@ -65,7 +65,9 @@ def _keyset() -> Keyset:
         version=1,
         tls_spki=str(Digest.sha256(b"key")),
         config=str(Digest.sha256(b"configuration")),
-        models=(ServedModel(name="qwen3", manifest=str(Digest.sha256(b"manifest"))),),
+        models=(
+            ServedModel(name="qwen3", manifest=str(Digest.sha256(b"manifest")), weights="sealed"),
+        ),
         posture=posture,
     )
 

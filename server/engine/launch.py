@@ -105,6 +105,22 @@ _WHOLE = frozenset({"--reasoning-parser"})
 
 
 @dataclass(frozen=True, slots=True)
+class SealedWeights:
+    """A package that our loader opens with the key it asks the gateway for."""
+
+    directory: PurePosixPath
+    signer: bytes
+    """Raw Ed25519 key that must have signed the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountedWeights:
+    """Ordinary files on a volume that was proven not to change; vLLM's own loader reads them."""
+
+    directory: PurePosixPath
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """One engine: what it serves, from where, and with how much."""
 
@@ -114,10 +130,7 @@ class EngineSpec:
     """Served model name."""
     directory: PurePosixPath
     """The engine's own, in memory: both sockets, the model's small files, scratch space."""
-    sealed: PurePosixPath
-    """The sealed package."""
-    signer: bytes
-    """Raw Ed25519 key that must have signed the manifest."""
+    weights: SealedWeights | MountedWeights
     device: Literal["cpu", "cuda"]
     dtype: Literal["bfloat16", "float16", "float32"]
     max_model_len: int
@@ -139,7 +152,7 @@ class EngineSpec:
     """Whether vLLM keeps the numbers that `/metrics` shows."""
 
     def __post_init__(self) -> None:
-        places = (self.python, self.directory, self.sealed, self.run_directory)
+        places = (self.python, self.directory, self.weights.directory, self.run_directory)
         if not all(path.is_absolute() for path in places):
             raise ConfigError("engine-path", "paths of an engine are absolute")
         if self.run_directory not in self.directory.parents:
@@ -162,7 +175,9 @@ class EngineSpec:
 
     @property
     def model(self) -> PurePosixPath:
-        """Configuration, tokenizer and template of the model, unsealed."""
+        """Configuration, tokenizer and template: unsealed in memory, or beside mounted weights."""
+        if isinstance(self.weights, MountedWeights):
+            return self.weights.directory
         return self.directory / "model"
 
     @property
@@ -200,7 +215,7 @@ def launch(spec: EngineSpec) -> Launch:
         environment=environment(spec),
         socket=str(spec.socket),
         scratch=str(spec.scratch),
-        kept=(str(spec.directory), str(spec.sealed)),
+        kept=(str(spec.directory), str(spec.weights.directory)),
         hidden=spec.hidden,
         covered=("/dev/shm", str(spec.run_directory)),  # noqa: S108 - covered, not used
     )
@@ -208,19 +223,12 @@ def launch(spec: EngineSpec) -> Launch:
 
 def argv(spec: EngineSpec) -> tuple[str, ...]:
     """Return the engine's command line. It is world-readable in /proc and holds no secret."""
-    loader = LoaderSettings(
-        key_socket=str(spec.key_socket),
-        sealed_dir=str(spec.sealed),
-        signer=spec.signer.hex(),
-        model=spec.name,
-    )
     line = (
         *(str(spec.python), "-s", "-P", "-m", MODULE),
         *("--uds", str(spec.socket)),
         *("--model", str(spec.model)),
         *("--served-model-name", spec.name),
-        *("--load-format", "sealed"),
-        *("--model-loader-extra-config", as_json(loader.model_dump())),
+        *_loading(spec),
         *("--middleware", GUARD),
         *("--dtype", spec.dtype),
         *("--max-model-len", str(spec.max_model_len)),
@@ -298,3 +306,16 @@ def check_flags(line: Sequence[str]) -> None:
             begun = any(flag.startswith(stem) for flag in FORBIDDEN) and stem not in _WHOLE
             if begun or not stem.startswith("--"):
                 raise ConfigError("engine-flag", f"{stem} is never given to an engine")
+
+
+def _loading(spec: EngineSpec) -> tuple[str, ...]:
+    if isinstance(spec.weights, MountedWeights):
+        return ("--load-format", "safetensors")
+    loader = LoaderSettings(
+        key_socket=str(spec.key_socket),
+        sealed_dir=str(spec.weights.directory),
+        signer=spec.weights.signer.hex(),
+        model=spec.name,
+    )
+    extra = as_json(loader.model_dump())
+    return ("--load-format", "sealed", "--model-loader-extra-config", extra)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from server.engine.isolation import Isolation
-from server.engine.launch import EngineSpec, environment, launch
+from server.engine.launch import EngineSpec, MountedWeights, environment, launch
 from server.engine.process import spawn
 from server.engine.tasks import Generating
 from server.hardening import Finding, required
@@ -152,8 +152,7 @@ def _spec(python: str, directory: PurePosixPath) -> EngineSpec:
         python=PurePosixPath(python),
         name="doctor",
         directory=directory / "engine-0",
-        sealed=PurePosixPath(python).parent,
-        signer=bytes(32),
+        weights=MountedWeights(PurePosixPath(python).parent),
         device="cpu",
         dtype="bfloat16",
         max_model_len=256,

@@ -29,7 +29,7 @@ KEYSET = Keyset(
     version=1,
     tls_spki="sha256:" + "01" * 32,
     config="sha256:" + "02" * 32,
-    models=(ServedModel(name="qwen3", manifest="sha256:" + "03" * 32),),
+    models=(ServedModel(name="qwen3", manifest="sha256:" + "03" * 32, weights="sealed"),),
     posture=Posture(
         retention="none",
         training="none",

@@ -23,7 +23,7 @@ KEYSET = Keyset(
     version=1,
     tls_spki="sha256:" + "01" * 32,
     config="sha256:" + "ab" * 32,
-    models=(ServedModel(name="qwen3", manifest="sha256:" + "cd" * 32),),
+    models=(ServedModel(name="qwen3", manifest="sha256:" + "cd" * 32, weights="sealed"),),
     posture=Posture(
         retention="none",
         training="none",

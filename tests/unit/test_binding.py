@@ -17,7 +17,7 @@ def keyset(**changes: object) -> Keyset:
         "version": 1,
         "tls_spki": "sha256:" + "11" * 32,
         "config": "sha256:" + "22" * 32,
-        "models": (ServedModel(name="qwen3", manifest="sha256:" + "33" * 32),),
+        "models": (ServedModel(name="qwen3", manifest="sha256:" + "33" * 32, weights="sealed"),),
         "posture": Posture(
             retention="none",
             training="none",

@@ -78,7 +78,7 @@ def test_evidence_for_a_client_is_no_key_request(world, broker):
         version=1,
         tls_spki="sha256:" + "11" * 32,
         config=str(CONFIG),
-        models=(ServedModel(name="qwen3", manifest=str(MANIFEST)),),
+        models=(ServedModel(name="qwen3", manifest=str(MANIFEST), weights="sealed"),),
         posture=Posture(
             retention="none",
             training="none",

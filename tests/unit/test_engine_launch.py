@@ -11,6 +11,8 @@ from server.engine.launch import (
     MODULE,
     TRUSTED_DEVICES,
     EngineSpec,
+    MountedWeights,
+    SealedWeights,
     argv,
     check_flags,
     environment,
@@ -22,8 +24,7 @@ SPEC = EngineSpec(
     python=PurePosixPath("/opt/engine/bin/python"),
     name="qwen3",
     directory=PurePosixPath("/run/tacit/engine-0"),
-    sealed=PurePosixPath("/models/qwen3"),
-    signer=bytes.fromhex("ab" * 32),
+    weights=SealedWeights(PurePosixPath("/models/qwen3"), signer=bytes.fromhex("ab" * 32)),
     device="cpu",
     dtype="bfloat16",
     max_model_len=4096,
@@ -149,6 +150,15 @@ def test_weights_are_loaded_sealed_and_the_guard_is_outermost():
         assert line[line.index("--middleware") + 1] == "tacit_vllm.guard.Guard"
 
 
+def test_weights_on_a_volume_are_loaded_by_the_stock_loader_which_asks_for_no_key():
+    mounted = replace(SPEC, weights=MountedWeights(PurePosixPath("/models/qwen3")))
+    line = argv(mounted)
+    assert line[line.index("--model") + 1] == "/models/qwen3"
+    assert line[line.index("--load-format") + 1] == "safetensors"
+    assert "--model-loader-extra-config" not in line
+    assert "/models/qwen3" in launch(mounted).kept
+
+
 def test_no_secret_is_on_the_command_line():
     assert "7" not in argv(SPEC)
 
@@ -179,7 +189,7 @@ def test_short_dotted_and_abbreviated_flags_are_refused(flag):
     [
         {"directory": PurePosixPath("/elsewhere/engine-0")},
         {"directory": PurePosixPath("/run/tacit")},
-        {"sealed": PurePosixPath("models/qwen3")},
+        {"weights": MountedWeights(PurePosixPath("models/qwen3"))},
         {"python": PurePosixPath("python")},
         {"directory": PurePosixPath("/run/tacit/" + "e" * 90)},
         {"hash_seed": 2**32},

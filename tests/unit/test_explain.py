@@ -15,6 +15,7 @@ from attestation.explain import (
     of_result,
     policy_sentences,
     printable,
+    weights_words,
 )
 from attestation.policy import Policy
 from tests.appraisal_world import (
@@ -117,6 +118,13 @@ def test_the_sentences_say_who_what_where_and_keeps():
     for word in ("who", "what", "where", "keeps", CONFIG, MANIFEST, SPKI, "retention none"):
         assert word in text
     assert "31 of 31 checks of policy bank" in text
+
+
+def test_whether_the_host_may_read_the_weights_is_a_sentence():
+    (model,) = KEYSET.models
+    assert f"{model.name}: weights sealed, the host can neither" in affirmed().to_text()
+    mounted = model.model_copy(update={"weights": "verity"})
+    assert weights_words(mounted).endswith("the host cannot change them and may read them")
 
 
 def test_a_failed_check_is_told_in_full_and_the_rest_counted():

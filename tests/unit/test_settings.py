@@ -8,7 +8,7 @@ import yaml
 
 from attestation.errors import ConfigError
 from server.engine.tasks import Pooling
-from server.settings import Settings
+from server.settings import Settings, VerityModelSettings
 
 EXAMPLE = (Path(__file__).parents[2] / "configs" / "simulated.yaml").read_text()
 
@@ -309,6 +309,42 @@ def test_a_model_that_answers_in_numbers_has_no_key_about_words(deployment, task
     settings = Settings.load(deployment(text.replace("task: generate", f"task: {task}")))
     (model,) = settings.file.models.values()
     assert model.engine.work == Pooling(task)
+
+
+SEALED = "    sealed: ../.tacit/sealed/qwen3-demo\n"
+KEY = "    key: tacit/demo/qwen3-demo\n"
+VERITY = "    verity: {directory: /srv/tacit/qwen3, root_hash: " + "5a" * 32 + "}\n"
+
+
+def test_weights_on_a_volume_name_its_root_hash_and_no_key(deployment):
+    settings = Settings.load(deployment(EXAMPLE.replace(SEALED, VERITY).replace(KEY, "")))
+    (model,) = settings.file.models.values()
+    assert isinstance(model, VerityModelSettings)
+    assert model.verity.root_hash == "5a" * 32
+
+
+@pytest.mark.parametrize(
+    ("sealed", "key"),
+    [
+        ("", ""),
+        ("", KEY),
+        (SEALED + VERITY, KEY),
+        (SEALED + VERITY, ""),
+        (VERITY, KEY),
+        (SEALED, ""),
+        (VERITY.replace("5a" * 32, "5a" * 31), ""),
+        (VERITY.replace("5a" * 32, "5A" * 32), ""),
+        (VERITY.replace("root_hash", "roothash"), ""),
+        (VERITY.replace("directory: /srv/tacit/qwen3, ", ""), ""),
+        ("    directory: /srv/tacit/qwen3\n", ""),
+    ],
+)
+def test_weights_are_sealed_or_pinned_and_nothing_in_between(deployment, sealed, key):
+    assert SEALED in EXAMPLE
+    assert KEY in EXAMPLE
+    with pytest.raises(ConfigError) as refusal:
+        Settings.load(deployment(EXAMPLE.replace(SEALED, sealed).replace(KEY, key)))
+    assert refusal.value.code == "config-invalid"
 
 
 def test_models_on_gpus_share_none(deployment):

@@ -23,7 +23,7 @@ CONFIG, MODEL = Digest.sha256(b"config"), Digest.sha256(b"model")
 NONCE = nonce(bytes(range(32)))
 KEYSET = Keyset.model_validate_json(
     b'{"version":1,"tls_spki":"sha256:%s","config":"%s",'
-    b'"models":[{"name":"qwen3","manifest":"%s"}],'
+    b'"models":[{"name":"qwen3","manifest":"%s","weights":"sealed"}],'
     b'"posture":{"retention":"none","training":"none","operator":"tests","jurisdiction":"none",'
     b'"engine":"none","audit":["request_id"],"filters":[],"telemetry":[]}}'
     % (b"ab" * 32, str(CONFIG).encode(), str(MODEL).encode())
