@@ -14,6 +14,7 @@ from attestation.errors import NotAuthentic, Undecidable
 from attestation.gpu.claims import Architecture
 from attestation.gpu.evidence import DeviceEvidence, GpuEvidence
 from attestation.gpu.insecure_nvml import SoftwareNvml
+from attestation.gpu.nscq import Nscq
 from attestation.gpu.report import Kind
 from attestation.types import nonce as checked_nonce
 
@@ -23,7 +24,7 @@ _ARCHITECTURES = {9: Architecture.HOPPER, 10: Architecture.BLACKWELL}
 """NVML_DEVICE_ARCH_HOPPER and NVML_DEVICE_ARCH_BLACKWELL."""
 
 Switches = Callable[[bytes], tuple[DeviceEvidence, ...]]
-"""Given the nonce, return the evidence of NVSwitches, which NSCQ collects and NVML does not."""
+"""Given the nonce, return the evidence of NVSwitches, which NVML does not collect."""
 
 
 def no_switches(nonce: bytes) -> tuple[DeviceEvidence, ...]:
@@ -41,13 +42,13 @@ class GpuGuest:
         self._switches = switches
 
     @classmethod
-    def local(cls, *, switches: Switches = no_switches) -> GpuGuest:
+    def local(cls) -> GpuGuest:
         """Use the driver of this guest; raises `Undecidable` `gpu-absent` without the extra."""
         try:
             nvml = importlib.import_module("pynvml")
         except ImportError:
             raise Undecidable("gpu-absent", "pynvml is not installed") from None
-        return cls(nvml, switches=switches)
+        return cls(nvml, switches=Nscq().switches)
 
     @classmethod
     def insecure_simulated(cls, directory: Path) -> GpuGuest:
@@ -56,7 +57,7 @@ class GpuGuest:
         return cls(nvml, switches=nvml.switches)
 
     def evidence(self, nonce: bytes) -> GpuEvidence:
-        """Return a report of every GPU, and of every switch, over the 32 bytes of `nonce`.
+        """Return a report of every GPU over the 32 bytes of `nonce`, in mode ppcie of switches too.
 
         Raises `Undecidable` `gpu-cc-off` where confidential computing is off, simulated or open to
         developer tools, `gpu-unavailable` when NVML does not answer, and `NotAuthentic`
@@ -64,12 +65,12 @@ class GpuGuest:
         """
         challenge = checked_nonce(nonce)
         with self._session():
-            self._check_state()
+            protected = self._check_state()
             count = self._ask(self._nvml.nvmlDeviceGetCount)
             if not count:
                 raise Undecidable("gpu-unavailable", "NVML counts no GPU")
             gpus = tuple(self._gpu(index, challenge) for index in range(count))
-        return GpuEvidence(gpus + self._switches(challenge))
+        return GpuEvidence(gpus + (self._switches(challenge) if protected else ()))
 
     def accept_work(self) -> None:
         """Let the GPUs take work; call it only after their evidence was verified here."""
@@ -95,8 +96,11 @@ class GpuGuest:
             raise Undecidable("gpu-unavailable", f"GPU {index} has no PEM chain") from None
         return DeviceEvidence(Kind.GPU, architecture.value, report, text)
 
-    def _check_state(self) -> None:
-        """Protected PCIe is a mode of its own, in which the feature itself reads as off."""
+    def _check_state(self) -> bool:
+        """Return whether switches belong to the guest: protected PCIe.
+
+        That is a mode of its own, in which the feature itself reads as off.
+        """
         nvml = self._nvml
         settings = nvml.c_nvmlSystemConfComputeSettings_v1_t()
         status = self._ask(lambda: nvml.nvmlSystemGetConfComputeSettings(ctypes.byref(settings)))
@@ -109,6 +113,7 @@ class GpuGuest:
             raise Undecidable("gpu-cc-off", "developer tools may read the GPUs")
         if settings.environment != nvml.NVML_CC_SYSTEM_ENVIRONMENT_PROD:
             raise Undecidable("gpu-cc-off", f"the environment is {settings.environment}, not 2")
+        return bool(protected)
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[None]:

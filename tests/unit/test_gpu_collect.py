@@ -105,8 +105,17 @@ def test_switches_are_collected_beside_the_gpus():
     def switches(nonce):
         return nvidia().evidence(nonce, gpus=0, switches=4).devices
 
-    evidence = GpuGuest(SoftwareNvml(), switches=switches).evidence(NONCE)
+    evidence = GpuGuest(SoftwareNvml(ccFeature=0, multiGpuMode=1), switches=switches).evidence(
+        NONCE
+    )
     assert [item.kind.value for item in evidence.devices] == ["gpu"] * 2 + ["switch"] * 4
+
+
+def test_outside_protected_pcie_no_switch_is_asked():
+    def switches(nonce):
+        raise AssertionError(nonce)
+
+    assert len(GpuGuest(SoftwareNvml(), switches=switches).evidence(NONCE).devices) == 2
 
 
 @pytest.mark.parametrize(
