@@ -6,6 +6,7 @@ parameter that exists, as an engine does. CPU time of all threads, lower quartil
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -19,7 +20,6 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import load_file, safe_open
 
-from attestation.codec import b64url
 from attestation.confidential import data_key
 from attestation.weights import SealedModel, seal
 from scripts.bench_suites._shard import write_model
@@ -88,10 +88,15 @@ def _cryptotensors(directory: Path, warm: Tensors, held: Tensors) -> Callable[[]
     from cryptotensors.torch import save_file  # noqa: PLC0415
 
     path, signer = directory / "peer.cryptotensors", Ed25519PrivateKey.generate()
-    public = b64url(signer.public_key().public_bytes_raw())
-    common = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "sign", "x": public}
-    sealing = {"kty": "oct", "alg": "aes256gcm", "kid": "seal", "k": b64url(os.urandom(32))}
-    signing = common | {"d": b64url(signer.private_bytes_raw())}
+    public = base64.b64encode(signer.public_key().public_bytes_raw()).decode()
+    common = {"kty": "okp", "crv": "Ed25519", "alg": "ed25519", "kid": "sign", "x": public}
+    sealing = {
+        "kty": "oct",
+        "alg": "aes256gcm",
+        "kid": "seal",
+        "k": base64.b64encode(os.urandom(32)).decode(),
+    }
+    signing = common | {"d": base64.b64encode(signer.private_bytes_raw()).decode()}
     register_direct_key_provider(keys=[sealing, common])
     config = SerializeCryptoConfig(enc_key=sealing, sign_key=signing)
     save_file(held, path, config=config.to_dict())

@@ -125,7 +125,8 @@ def sealed(
 def stream(directory: Path) -> dict[str, object]:
     """Stream a package of two shards: whole, then with the second one's tail damaged."""
     import torch
-    from tacit_vllm.stream import owned, pageable, tensors
+    from tacit_vllm.chunks import pageable
+    from tacit_vllm.stream import owned, tensors
 
     model = write_model(directory / "shards")
     manifest = seal_model(model, directory / "shards-sealed")
@@ -194,7 +195,7 @@ def rows(directory: Path) -> dict[str, object]:
         refused = []
         taken = torch.ones(8, CHUNK, dtype=torch.int8)
         for use in (
-            lambda: sealed[7:].clone(),
+            sealed[7:].clone,
             lambda: sealed.narrow(1, 0, 5),
             lambda: sealed[::2],
             lambda: sealed[0],
@@ -238,7 +239,8 @@ def ring() -> dict[str, object]:
     Of both kinds of memory: here without pinning, which no CPU build of torch has.
     """
     import torch
-    from tacit_vllm.stream import _Ring, owned, pageable
+    from tacit_vllm.chunks import pageable
+    from tacit_vllm.stream import _Ring, owned
 
     while_held, after = [], []
     for memory in (pageable, lambda size: owned(torch.empty(size, dtype=torch.uint8))):

@@ -1,6 +1,6 @@
 """Runs in the engine's environment: stream and verify sealed packages; print the memory it took.
 
-python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]...   ->   a JSON line {"load", "window", "verify"} each
+python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]... -> a line {"load", "window", "verify"} each
 """
 
 import json

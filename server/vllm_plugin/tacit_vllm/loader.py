@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from attestation.errors import ConfigError, Refusal
 from attestation.keywire import LoaderSettings
 from attestation.weights import SealedModel, UnlockedModel
 from tacit_vllm import keyclient
+from tacit_vllm.chunks import AHEAD, Chunks, pageable
 from tacit_vllm.rows import Rows
-from tacit_vllm.stream import Memory, pageable, pinned, tensors
+from tacit_vllm.stream import pinned, tensors
 
 FORMAT = "sealed"
 _REPLACED = ("download_model", "load_weights", "get_all_weights", "_get_weights_iterator")
@@ -55,7 +56,7 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         # vLLM constructs loaders more than once: no key and no file is touched here.
         super().__init__(dataclasses.replace(load_config, model_loader_extra_config={}))
         self.load_config = load_config
-        self._by_rows = False
+        self._first = False
         try:
             extra = load_config.model_loader_extra_config
             self._settings = LoaderSettings.model_validate(extra)
@@ -66,9 +67,9 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         """Do nothing: the package is there or it is not."""
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
-        """Load for the first time: a rank among several unseals only the rows it takes."""
+        """Load for the first time: what a parameter takes is unsealed when it takes it."""
         # A reload keeps tensors back and counts them first; it gets them whole.
-        self._by_rows = get_tensor_model_parallel_world_size() > 1
+        self._first = True
         super().load_weights(model, model_config)
 
     def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:  # noqa: ARG002
@@ -92,21 +93,27 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
                 minimum_version=grant.minimum_version,
                 workers=max(2, min(8, len(os.sched_getaffinity(0)))),
             )
-        return self._unseal(unlocked, memory=_beside(model))
+        return self._unseal(unlocked, on_gpu=_on_gpu(model))
 
     def _get_weights_iterator(self, source: Any) -> Weights:  # noqa: ARG002 - vLLM's signature
         """Refuse: this is how the replaced loader reads unsealed files."""
         raise LoadRefused("loader-unsupported")
 
-    def _unseal(self, unlocked: UnlockedModel, *, memory: Callable[[int], Memory]) -> Weights:
+    def _unseal(self, unlocked: UnlockedModel, *, on_gpu: bool) -> Weights:
+        """Yield tensors: whole ones for a GPU that takes all of them, else such that unseal late.
+
+        Among several ranks nothing is read ahead, for the rows that follow are another rank's.
+        """
+        alone = get_tensor_model_parallel_world_size() == 1
         with self._refusing(), unlocked as model:
-            if not self._by_rows:
+            if not self._first or (alone and on_gpu):
+                memory = pinned if on_gpu else pageable
                 yield from tensors(model, skip=self._skip, memory=memory)
                 return
-            rows = Rows(model, refusing=self._refusing)
-            yield from rows.tensors(skip=self._skip)
+            chunks = Chunks(model, ahead=AHEAD if alone else 0)
+            yield from Rows(chunks, refusing=self._refusing).tensors(skip=self._skip)
             whole = sum(file.size for file in model.manifest.files if file.role == "weights")
-            log.info("unsealed %d bytes, the weights have %d", rows.unsealed, whole)
+            log.info("unsealed %d bytes, the weights have %d", chunks.unsealed, whole)
 
     def _skip(self, name: str) -> bool:
         return bool(should_skip_weight(name, self.local_expert_ids))
@@ -122,10 +129,8 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
             raise LoadRefused(refusal.code) from None
 
 
-def _beside(model: torch.nn.Module) -> Callable[[int], Memory]:
-    """Return the kind of memory that weights are best copied from into where `model` is."""
-    on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
-    return pinned if on_gpu else pageable
+def _on_gpu(model: torch.nn.Module) -> bool:
+    return any(parameter.device.type == "cuda" for parameter in model.parameters())
 
 
 def register_sealed() -> None:

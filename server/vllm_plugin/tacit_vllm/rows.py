@@ -1,17 +1,17 @@
 """Sealed safetensors in, named tensors out whose bytes are unsealed when vLLM uses them.
 
-A tensor-parallel rank takes rows out of most tensors (`narrow`, a slice of the first dimension):
-only the chunks of these rows are read and decrypted. Whatever else is done to such a tensor is done
-to the whole of it, so that no operation can ever see bytes that were not unsealed.
+vLLM copies each tensor into a parameter; a parameter in this process's memory is what it is
+decrypted into. A tensor-parallel rank takes rows out of most tensors (`narrow`, a slice of the
+first dimension): only the chunks of these rows are read and decrypted. Whatever else is done to
+such a tensor is done to the whole of it, so that no operation can ever see bytes that were not
+unsealed.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -19,44 +19,38 @@ from torch.utils._pytree import tree_map_only
 
 from attestation.manifest import SealedFile
 from attestation.safetensors import TensorPlace
-from attestation.weights import UnlockedModel
+from tacit_vllm.chunks import Chunks
 from tacit_vllm.stream import DTYPES, places
 
+_copy = torch.ops.aten.copy_.default
 _slice = torch.ops.aten.slice.Tensor
 _detach = torch.ops.aten.detach.default
 
 
 @dataclass(slots=True)
 class Rows:
-    """The sealed tensors of one load, and how much of the package it took."""
+    """The sealed tensors of one load."""
 
-    model: UnlockedModel
+    chunks: Chunks
     refusing: Callable[[], AbstractContextManager[None]]
     """Entered around each unsealing, which happens in vLLM's hands."""
-    unsealed: int = 0
-    """Bytes read and decrypted: whole chunks, and those twice that two tensors share."""
 
     def tensors(self, *, skip: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every tensor whose name `skip` does not reject; use it before the model closes."""
-        for file, held in places(self.model):
+        for file, held in places(self.chunks):
             for place in held:
                 if not skip(place.name):
                     yield place.name, SealedTensor(self, file, place)
 
-    def read(self, file: SealedFile, start: int, *, size: int) -> mmap.mmap:
-        """Return `size` bytes of `file` from `start` on, once their chunks authenticated."""
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    def read(self, file: SealedFile, place: TensorPlace, *, into: torch.Tensor) -> None:
+        """Fill `into`, as large and contiguous, once the chunks of `place` authenticated."""
+        memory = memoryview(into.detach().reshape(-1).view(torch.uint8).numpy())
         with self.refusing():
-            self.model.unseal_into(file, memoryview(memory), offset=start)
-        chunk = self.model.manifest.chunk_size
-        first, end = start - start % chunk, min(file.size, -(-(start + size) // chunk) * chunk)
-        self.unsealed += end - first
-        return memory
+            self.chunks.unseal_into(file, memory, offset=place.start)
 
 
 class SealedTensor(torch.Tensor):  # type: ignore[misc]
-    """A tensor that is still in its package; slicing its first dimension unseals those rows."""
+    """A tensor that is still in its package; a slice of its first dimension is one, too."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # noqa: SLF001 - documented so
 
@@ -86,26 +80,30 @@ class SealedTensor(torch.Tensor):  # type: ignore[misc]
         for declared, given in zip(function._schema.arguments, args, strict=False):  # noqa: SLF001
             if isinstance(given, cls) and declared.alias_info and declared.alias_info.is_write:
                 raise TypeError("a sealed tensor is not written to")
+        if function is _copy and args[1].fits(args[0]):
+            args[1].rows.read(args[1].file, args[1].place, into=args[0])
+            return args[0]
         args, kwargs = tree_map_only(cls, cls.whole, (args, kwargs or {}))
         return function(*args, **kwargs)
 
+    def fits(self, target: torch.Tensor) -> bool:
+        """Say whether the bytes of this tensor are what `target` holds once it is copied there."""
+        alike = (target.dtype, target.shape) == (self.dtype, self.shape)
+        return alike and target.device.type == "cpu" and bool(target.is_contiguous())
+
     def whole(self) -> torch.Tensor:
         """Unseal all of it."""
-        return self._unsealed(self.place.start, shape=self.place.shape)
+        made = torch.empty(self.place.shape, dtype=self.dtype)
+        self.rows.read(self.file, self.place, into=made)
+        return made
 
-    def take(self, rows: range) -> torch.Tensor:
-        """Unseal these rows of the first dimension."""
+    def take(self, rows: range) -> SealedTensor:
+        """Return these rows of the first dimension, still sealed."""
         place = self.place
-        each = (place.end - place.start) // place.shape[0]
-        return self._unsealed(place.start + rows.start * each, shape=(len(rows), *place.shape[1:]))
-
-    def _unsealed(self, start: int, *, shape: tuple[int, ...]) -> torch.Tensor:
-        dtype = DTYPES[self.place.dtype]
-        size = math.prod(shape) * dtype.itemsize
-        if not size:
-            return torch.empty(shape, dtype=dtype)
-        memory = self.rows.read(self.file, start, size=size)
-        return torch.frombuffer(memory, dtype=dtype).reshape(shape)
+        each = (place.end - place.start) // max(1, place.shape[0])
+        start = place.start + rows.start * each
+        shape, end = (len(rows), *place.shape[1:]), start + len(rows) * each
+        return SealedTensor(self.rows, self.file, replace(place, shape=shape, start=start, end=end))
 
 
 def _plain_rows(args: Sequence[Any]) -> range | None:

@@ -6,7 +6,6 @@ again when its last tensor is gone, never before: vLLM may hold tensors until a 
 
 from __future__ import annotations
 
-import mmap
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from attestation.errors import Malformed
 from attestation.manifest import SealedFile
 from attestation.safetensors import PREFIX, TensorPlace, header_size, parse_header
 from attestation.weights import UnlockedModel, Unsealing
+from tacit_vllm.chunks import Chunks, pageable
 from tacit_vllm.windows import Window, windows
 
 _WINDOW = 32 * 1024 * 1024
@@ -52,13 +52,6 @@ DTYPES = MappingProxyType(
 
 Memory = Any
 """Writable bytes whose owner `torch.frombuffer` holds on to: an `mmap` or a NumPy array."""
-
-
-def pageable(size: int) -> Memory:
-    """Return memory of this process alone, in huge pages where there are any."""
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
 
 
 def pinned(size: int) -> Memory:
@@ -104,7 +97,9 @@ def tensors(
             unsealing.abandon()
 
 
-def places(model: UnlockedModel) -> Iterator[tuple[SealedFile, tuple[TensorPlace, ...]]]:
+def places(
+    model: UnlockedModel | Chunks,
+) -> Iterator[tuple[SealedFile, tuple[TensorPlace, ...]]]:
     """Yield each file of weights with its tensors; no name occurs twice in a package."""
     seen: set[str] = set()
     for file in model.manifest.files:

@@ -1,0 +1,109 @@
+"""Spans of sealed files in, their plaintext in the buffers that are given, each chunk opened once.
+
+A chunk that a span holds entirely is decrypted where it is wanted. A chunk that reaches over the
+span's end is kept: the next tensor begins in it. So are a few chunks behind the span, begun early
+to keep every core busy while the model does something else.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from attestation.manifest import Manifest, SealedFile
+from attestation.weights import UnlockedModel, Unsealing
+
+AHEAD = 2
+"""Chunks begun behind a span, one for each of the threads that a small machine has."""
+
+
+def pageable(size: int) -> mmap.mmap:
+    """Return memory of this process alone, in huge pages where there are any."""
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A chunk on its way into memory of ours, which nobody reads before `unsealing` is done."""
+
+    room: memoryview
+    unsealing: Unsealing
+
+
+class Chunks:
+    """Reads spans in order for one thread; holds at most twice `ahead` and two more chunks."""
+
+    def __init__(self, model: UnlockedModel, *, ahead: int) -> None:
+        self.unsealed = 0
+        """Bytes of the chunks read and decrypted so far."""
+        self._model = model
+        self._ahead = ahead
+        self._kept: OrderedDict[tuple[int, int], _Kept] = OrderedDict()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the package says of itself."""
+        return self._model.manifest
+
+    def unseal_into(self, file: SealedFile, buffer: memoryview, *, offset: int = 0) -> None:
+        """Fill `buffer` with the plaintext of `file` from byte `offset` on.
+
+        Raises what `UnlockedModel.unseal_into` raises, and `buffer` is then all zeros.
+        """
+        size, end = self.manifest.chunk_size, offset + len(buffer)
+        indexes = range(offset // size, -(-end // size)) if len(buffer) else range(0)
+        straight: list[Unsealing] = []
+        parts: list[tuple[_Kept, memoryview, int]] = []
+        try:
+            for index in indexes:
+                first, start = index * size, max(offset, index * size)
+                part = buffer[start - offset : min(end, first + size) - offset]
+                whole = len(part) == self._length(file, index)
+                if whole and (file.id, index) not in self._kept:
+                    self.unsealed += len(part)
+                    straight.append(self._model.begin(file, part, offset=first))
+                else:
+                    parts.append((self._keep(file, index), part, start - first))
+            for index in range(indexes.stop, min(indexes.stop + self._ahead, file.chunks)):
+                self._keep(file, index)
+            for kept, part, skip in parts:
+                kept.unsealing.wait()
+                _copy(kept.room[skip : skip + len(part)], part)
+            for unsealing in straight:
+                unsealing.wait()
+        except BaseException:
+            for unsealing in (*straight, *(kept.unsealing for kept in self._kept.values())):
+                unsealing.abandon()
+            self._kept.clear()
+            buffer[:] = bytes(len(buffer))
+            raise
+
+    def _keep(self, file: SealedFile, index: int) -> _Kept:
+        """Return the chunk, begun now if it is not kept yet; the longest unused one makes room."""
+        place, size = (file.id, index), self.manifest.chunk_size
+        if place not in self._kept:
+            room = None
+            if len(self._kept) > 2 * self._ahead + 1:
+                _, oldest = self._kept.popitem(last=False)
+                oldest.unsealing.abandon()
+                room = oldest.room
+            room = memoryview(pageable(size)) if room is None else room
+            length = self._length(file, index)
+            begun = self._model.begin(file, room[:length], offset=index * size)
+            self._kept[place] = _Kept(room, begun)
+            self.unsealed += length
+        self._kept.move_to_end(place)
+        return self._kept[place]
+
+    def _length(self, file: SealedFile, index: int) -> int:
+        return min(self.manifest.chunk_size, file.size - index * self.manifest.chunk_size)
+
+
+def _copy(source: memoryview, target: memoryview) -> None:
+    """Copy without the GIL, which the threads that decrypt need between two chunks."""
+    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
