@@ -20,8 +20,9 @@ from attestation.broker.app import BrokerServer, open_broker
 from attestation.broker.client import KbsClient
 from attestation.broker.kek import create_file_kek
 from attestation.broker.keyfile import WrappedKey, WrappedSecret, model_key_aad, secret_aad
+from attestation.broker.protocol import Attestation, tee_pubkey
 from attestation.broker.settings import BrokerSettings
-from attestation.codec import b64
+from attestation.codec import b64, parse_json
 from attestation.confidential import Confidential
 from attestation.simulator.guest import SoftwareGuest
 from attestation.simulator.intel import MockIntel
@@ -233,3 +234,29 @@ def bound(client: KbsClient, nonce: str, guest: SoftwareGuest, **other):
 def plain_http(url: str) -> httpx2.Client:
     """A client that checks nothing, for what an attacker would send."""
     return httpx2.Client(base_url=url, verify=False, trust_env=False, timeout=30)
+
+
+def attested(world, url, guest=None):
+    client = world.client(url)
+    client.attest(bound(client, client.challenge(), guest or world.guest()))
+    return client
+
+
+def raw_attest(url, guest, *, change=lambda message: message):
+    """Ask for a challenge and attest without our client, so that anything can be sent."""
+    key = tee_pubkey(ec.generate_private_key(ec.SECP256R1()).public_key())
+    with plain_http(url) as http:
+        challenge = http.post(
+            "/kbs/v0/auth", json={"version": "0.4.0", "tee": "tdx", "extra-params": ""}
+        )
+        cookie = {"cookie": challenge.headers["set-cookie"].partition(";")[0]}
+        evidence = guest.evidence(KbsBinding(challenge.json()["nonce"], key, ""))
+        message = change(parse_json(Attestation.build(evidence).to_bytes()))
+        return http.post("/kbs/v0/attest", json=message, headers=cookie)
+
+
+def code_of(response):
+    body = response.json()
+    assert body["type"].startswith("https://github.com/confidential-containers/kbs/errors/")
+    assert set(body) == {"type", "detail"}
+    return response.status_code, body["detail"]

@@ -10,6 +10,7 @@ from scripts.chain.processes import ROOT
 
 LIES, ADVISORIES = "simulator/test_simulator_tdx.py", "vectors/test_advisories.py"
 FRAMING, GPU = "unit/test_tdx_framing.py", "unit/test_gpu_verify.py"
+REVOCATION = "unit/test_gpu_revocation.py"
 APPRAISE, FLOW = "unit/test_appraise.py", "flows/test_gpu_flow.py"
 
 TABLE = {
@@ -87,7 +88,7 @@ TABLE = {
     "chain to the pinned NVIDIA root": (GPU, "devices_of_another_nvidia_are_refused"),
     "firmware id": (GPU, "a_report_that_names_other_firmware_than_its_certificate_is_refused"),
     "nonce of a GPU report": (GPU, "a_report_over_another_nonce_is_refused"),
-    "OCSP of devices": (GPU, "a_revoked_or_held_certificate_is_refused"),
+    "OCSP of devices": (REVOCATION, "a_revoked_or_held_certificate_is_refused"),
     "driver manifest": (GPU, "a_measurement_that_no_manifest_knows_is_a_finding_of_that_index"),
     "VBIOS manifest": (GPU, "a_manifest_of_the_vbios_does_not_serve_as_one_of_the_driver"),
     "signature of a manifest": (

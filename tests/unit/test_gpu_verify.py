@@ -4,55 +4,21 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.x509 import ocsp
 
-from attestation.errors import NotAuthentic, Refusal, Undecidable
+from attestation.errors import NotAuthentic, Undecidable
 from attestation.gpu.evidence import GpuEndorsements, GpuEvidence
 from attestation.gpu.report import Field, Kind
-from attestation.gpu.verify import verify_gpu
 from attestation.simulator.nvidia import GPU, SWITCHES, MockNvidia, golden_of
-from attestation.simulator.nvidia_pki import Window, certify, derived_key, ocsp_response
+from attestation.simulator.nvidia_pki import Window, certify, derived_key
+from tests.gpu_single import HOUR, NONCE, chain, one, refused, store, verify
 from tests.gpu_world import NOW, SINGLE, nvidia
 
-NONCE = bytes(range(32))
-HOUR = timedelta(hours=1)
 DRIVER, VBIOS = "NV_GPU_DRIVER_GH100_570.124.06", "NV_GPU_VBIOS_G520_0200_885_9600C10004"
-
-
-def one(state=SINGLE, **options):
-    return GpuEvidence((nvidia().device(state, unit="gpu 0", nonce=NONCE, **options),))
-
-
-def verify(evidence=None, store=None, *, now=NOW, nonce=NONCE):
-    sent = one() if evidence is None else evidence
-    endorsed = nvidia().endorsements(sent, state=SINGLE) if store is None else store
-    return verify_gpu(sent, endorsed, nonce=nonce, roots=nvidia().roots, now=now)
-
-
-def refused(*arguments, **options):
-    with pytest.raises(Refusal) as refusal:
-        verify(*arguments, **options)
-    return type(refusal.value), refusal.value.code
-
-
-def store(**options):
-    return nvidia().endorsements(one(), state=SINGLE, **options)
 
 
 def with_rim(name, xml):
     honest = store()
     return GpuEndorsements({**honest.rims, name: xml}, honest.ocsp)
-
-
-def chain(unit="gpu 0", chip="GH100"):
-    return nvidia().chain(chip, unit, fwid=SINGLE.fwid)
-
-
-def word(subject, issuer, **options):
-    options.setdefault("window", Window(NOW - HOUR, NOW + HOUR))
-    return {subject.certificate.serial_number: ocsp_response(
-        subject.certificate, issuer, **options)}  # fmt: skip
 
 
 BROM, PROVISIONER = chain()[1], chain()[2]
@@ -297,112 +263,6 @@ def test_a_manifest_that_an_authority_signed_directly_is_refused():
     )
     assert signer.der != third.der
     assert refused(store=with_rim(DRIVER, xml)) == (NotAuthentic, "rim-chain")
-
-
-# -- A22 and A23: revocation
-
-
-@pytest.mark.parametrize(
-    ("reason", "code"),
-    [
-        (None, "gpu-revoked"),
-        (x509.ReasonFlags.key_compromise, "gpu-revoked"),
-        (x509.ReasonFlags.certificate_hold, "gpu-hold"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("subject", "issuer"),
-    [
-        (BROM, PROVISIONER),
-        (PROVISIONER, nvidia().identity),
-        (nvidia().identity, nvidia().device_root),
-        nvidia().rim_chain[:2],
-        nvidia().rim_chain[1:3],
-        nvidia().rim_chain[2:],
-    ],
-)
-def test_a_revoked_or_held_certificate_is_refused(subject, issuer, reason, code):
-    status = ocsp.OCSPCertStatus.REVOKED
-    told = store(instead=word(subject, issuer, status=status, reason=reason))
-    assert refused(store=told) == (NotAuthentic, code)
-
-
-def test_a_certificate_the_responder_does_not_know_is_undecidable():
-    told = store(instead=word(BROM, PROVISIONER, status=ocsp.OCSPCertStatus.UNKNOWN))
-    assert refused(store=told) == (Undecidable, "ocsp-unknown")
-
-
-@pytest.mark.parametrize(
-    ("window", "code"),
-    [
-        (Window(NOW - 2 * HOUR, NOW - HOUR), "ocsp-expired"),
-        (Window(NOW - HOUR, NOW), "ocsp-expired"),
-        (Window(NOW + HOUR, NOW + 2 * HOUR), "ocsp-future"),
-    ],
-)
-def test_a_response_outside_its_window_is_undecidable(window, code):
-    told = store(instead=word(BROM, PROVISIONER, window=window))
-    assert refused(store=told) == (Undecidable, code)
-
-
-def test_a_certificate_without_a_response_is_undecidable():
-    told = store(instead={BROM.certificate.serial_number: None})
-    assert refused(store=told) == (Undecidable, "gpu-endorsements-missing")
-
-
-def test_a_good_response_does_not_outweigh_one_that_says_revoked():
-    honest = store()
-    revoked = word(BROM, PROVISIONER, status=ocsp.OCSPCertStatus.REVOKED)
-    told = GpuEndorsements(honest.rims, (*honest.ocsp, *revoked.values()))
-    assert refused(store=told) == (NotAuthentic, "gpu-revoked")
-
-
-def test_an_old_response_beside_a_current_one_does_no_harm():
-    honest = store()
-    old = word(BROM, PROVISIONER, window=Window(NOW - 9 * HOUR, NOW - 8 * HOUR))
-    assert verify(store=GpuEndorsements(honest.rims, (*old.values(), *honest.ocsp)))
-
-
-def delegate(**options):
-    key = derived_key(nvidia().seed, "responder")
-    options = {"issuer": PROVISIONER, "ocsp_signing": True, "authority": False} | options
-    window = options.pop("window", Window(NOW - HOUR, NOW + HOUR))
-    return certify("Simulated responder", key, window=window, **options)
-
-
-def test_a_delegate_of_the_issuer_may_respond():
-    assert verify(store=store(instead=word(BROM, PROVISIONER, responder=delegate())))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"ocsp_signing": False}, (NotAuthentic, "ocsp-signature")),
-        ({"authority": True}, (NotAuthentic, "ocsp-signature")),
-        ({"issuer": nvidia().identity}, (NotAuthentic, "ocsp-signature")),
-        ({"issuer": BROM}, (NotAuthentic, "ocsp-signature")),
-        ({"window": Window(NOW - 2 * HOUR, NOW - HOUR)}, (Undecidable, "ocsp-expired")),
-    ],
-)
-def test_nobody_else_may_respond(options, expected):
-    told = store(instead=word(BROM, PROVISIONER, responder=delegate(**options)))
-    assert refused(store=told) == expected
-
-
-def test_a_device_cannot_vouch_for_itself():
-    told = store(instead=word(BROM, PROVISIONER, responder=chain()[0]))
-    assert refused(store=told) == (NotAuthentic, "ocsp-signature")
-
-
-def test_a_response_about_another_certificate_is_no_word_on_this_one():
-    other = chain("gpu 1")[1]
-    told = store(instead={BROM.certificate.serial_number: None} | word(other, PROVISIONER))
-    assert refused(store=told) == (Undecidable, "gpu-endorsements-missing")
-
-
-def test_a_response_of_another_issuer_with_the_same_serial_is_no_word():
-    told = store(instead=word(BROM, nvidia().identity))
-    assert refused(store=told) == (Undecidable, "gpu-endorsements-missing")
 
 
 def test_a_blackwell_gpu_is_looked_up_under_its_own_names():
