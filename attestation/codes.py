@@ -21,6 +21,7 @@ CODES = MappingProxyType(
         # -- TDX event log (attestation.tdx.eventlog)
         "eventlog-malformed": "send the CCEL as the firmware wrote it, then the runtime events",
         "eventlog-event": "write runtime events as `domain operation content`",
+        "eventlog-separator": "do not trust the boot: its firmware failed, or ended a phase twice",
         "eventlog-payload": "do not trust the log: a payload is not what was measured",
         # -- TDX quotes (attestation.tdx.quote, .framing, .causes, .checks)
         "quote-malformed": "send the quote exactly as the guest read it from configfs-tsm",
@@ -188,7 +189,7 @@ CODES = MappingProxyType(
         "golden-missing": "seal the model with `--golden`; production serves no unchecked engine",
         "golden-mismatch": "do not serve: the loaded model answers otherwise than its signer's; "
         "check the hardware and the engine's version, then the weights that were sealed",
-        "golden-task": "seal a model that embeds or reranks without `--golden`, or serve it to chat",
+        "golden-task": "seal a model that embeds or reranks without `--golden`, or serve chat",
         "golden-template": "do not serve: tokenizer or chat template are not those of the signer",
         "golden-unanswered": "look in the log why the engine does not answer, then start again",
         # -- client (attestation.client)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -28,6 +29,10 @@ _AAEL = 0x4141454C
 """Attestation Agent Event Log, the tag CoCo guests give their runtime events."""
 _DSTACK = 0x0800_0001
 _RTMR3 = 3
+_SEPARATED = (bytes(4), b"\xff" * 4)
+"""What a separator says where no error came before it (PFP, EV_SEPARATOR); 1 tells of one."""
+_PCRS = (2, 5, 8, 0)
+"""PCRs that each register stands for (UEFI, CC measurement): 1 and 7, 2 to 6, 8 to 15, none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,8 @@ class EventLog:
         """Parse TCG PC Client Platform Firmware Profile section 10 as UEFI's CC measurement does.
 
         TDX measures with SHA-384 alone; EV_NO_ACTION events are not measured; 0xFF fills the tail.
-        Raises `Malformed` `eventlog-malformed` or `too-large`.
+        Raises `Malformed` `eventlog-malformed`, `eventlog-separator` or `too-large`, and
+        `NotAuthentic` `eventlog-payload` for a separator that is not what was extended.
         """
         if len(data) > MAX_EVENT_LOG:
             raise Malformed("too-large", f"event log of {len(data)} bytes, limit {MAX_EVENT_LOG}")
@@ -117,12 +123,13 @@ class EventLog:
         at, last = cursor.at, len(data) - 5
         for _ in range(MAX_EVENTS):
             if (at > last or data[at] == _FILL) and _at_filler(data, at):
-                return cls(tuple(events), at)
+                break
             event, at = _event(data, at)
             if event is not None:
                 events.append(event)
         if not _at_filler(data, at):
             raise Malformed("too-large", f"event log of more than {MAX_EVENTS} events")
+        _check_separators(events)
         return cls(tuple(events), at)
 
     @classmethod
@@ -139,7 +146,9 @@ class EventLog:
             raise Malformed("eventlog-malformed", "not a list of dstack events") from None
         if len(entries) > MAX_EVENTS:
             raise Malformed("too-large", f"event log of more than {MAX_EVENTS} events")
-        return cls(tuple(entry.event_of() for entry in entries), len(data))
+        events = tuple(entry.event_of() for entry in entries)
+        _check_separators(events)
+        return cls(events, len(data))
 
     def replay(self) -> Registers:
         """Return RTMR0..3 as the events extend them: `SHA-384(register ‖ digest)` from zero."""
@@ -245,10 +254,27 @@ def _event(log: bytes, start: int) -> tuple[Event | None, int]:
         return None, end
     if not 1 <= index <= 4:  # index 0 is MRTD, which nothing can extend
         raise Malformed("eventlog-malformed", f"the event at {start} extends no RTMR")
-    event = Event(index - 1, event_type, digest, log[at:end])
-    if event_type == _SEPARATOR and not _explains(event):
-        raise NotAuthentic("eventlog-payload", f"the separator at {start} is not what was extended")
-    return event, end
+    return Event(index - 1, event_type, digest, log[at:end]), end
+
+
+def _check_separators(events: Sequence[Event]) -> None:
+    """Refuse a log whose firmware says that it failed, or ended a phase more often than it can.
+
+    The firmware separates each PCR once (PFP, EV_SEPARATOR); a register stands for several PCRs.
+    """
+    separators = [event for event in events if event.event_type == _SEPARATOR]
+    for event in separators:
+        if not _explains(event):
+            why = f"a separator of RTMR{event.rtmr} is not what was extended"
+            raise NotAuthentic("eventlog-payload", why)
+        if event.data not in _SEPARATED:
+            why = f"a separator of RTMR{event.rtmr} tells of an error of the firmware"
+            raise Malformed("eventlog-separator", why)
+    for rtmr, most in enumerate(_PCRS):
+        count = sum(event.rtmr == rtmr for event in separators)
+        if count > most:
+            why = f"RTMR{rtmr} is separated {count} times, and stands for {most} PCRs"
+            raise Malformed("eventlog-separator", why)
 
 
 def _is_runtime(event: Event) -> bool:

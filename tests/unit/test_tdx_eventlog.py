@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from attestation.errors import Malformed, NotAuthentic
+from attestation.errors import Malformed, NotAuthentic, Refusal
 from attestation.tdx.eventlog import EventLog, RuntimeEvent, encode_runtime_event
 
 SPEC_ID = (
@@ -75,6 +75,32 @@ def test_separators_are_counted_for_each_register():
     zero = bytes(4)
     log = EventLog.parse(SPEC_ID + record(1, 4, zero) + record(2, 4, zero) + record(2, 4, zero))
     assert log.summary().duplicate_separators == (1,)
+
+
+@pytest.mark.parametrize(("rtmr", "most"), [(0, 2), (1, 5), (2, 8), (3, 0)])
+def test_a_register_is_separated_no_more_often_than_it_stands_for_pcrs(rtmr, most):
+    one = record(rtmr + 1, 4, b"\xff" * 4)
+    assert len(EventLog.parse(SPEC_ID + one * most).events) == most
+    refused("eventlog-separator", SPEC_ID + one * (most + 1))
+
+
+@pytest.mark.parametrize("data", [b"\x01\0\0\0", b"", bytes(5), b"WXYZ"])
+def test_a_separator_that_tells_of_an_error_is_refused(data):
+    refused("eventlog-separator", SPEC_ID + record(1, 4, data))
+
+
+@pytest.mark.parametrize(
+    ("digest", "count", "code"),
+    [
+        (hashlib.sha384(bytes(4)), 3, "eventlog-separator"),
+        (hashlib.sha384(), 1, "eventlog-payload"),
+    ],
+)
+def test_separators_of_a_json_log_are_held_to_the_same(digest, count, code):
+    entry = {"imr": 0, "event_type": 4, "event": "", "event_payload": "00000000"}
+    with pytest.raises(Refusal) as refusal:
+        EventLog.parse_dstack(json.dumps([entry | {"digest": digest.hexdigest()}] * count).encode())
+    assert refusal.value.code == code
 
 
 def test_a_payload_that_was_not_measured_is_refused():

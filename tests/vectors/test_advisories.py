@@ -7,8 +7,10 @@ A13 MRCONFIGID, A14 simulators in production, A15 event logs, A16 relays (CVE-20
 TEE.fail, A18 to A23 GPUs, A24 service TDs, A25 expiry, A26 DICE quotes.
 """
 
+import hashlib
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -278,12 +280,14 @@ def pem_of(der: bytes) -> str:
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
 
 
-def with_log(log: bytes) -> str:
+def with_log(log: bytes, *, extended: Sequence[bytes] = ()) -> str:
     """Quote over `log` as a guest that controls its own log would, and return the refusal."""
     world = World()
     evidence, guest = world.evidence(), world.guest()
     from attestation.binding import report_data
 
+    for digest in extended:
+        guest.extend_register(0, digest)
     bound = report_data(evidence.binding, event_log=log, gpu_evidence=b"")
     forged = replace(evidence, event_log=log, quote=guest.quote(bound))
     with pytest.raises(Refusal) as refusal:
@@ -313,6 +317,12 @@ def test_a15_a_genuine_dstack_log_with_another_payload_is_refused():
     entry["event_payload"] = "00" * (len(entry["event_payload"]) // 2)
     with pytest.raises(NotAuthentic, match="eventlog-payload"):
         EventLog.parse_dstack(json.dumps(entries).encode()).runtime_events()
+
+
+def test_a15_a_register_that_was_separated_too_often_is_refused_although_the_quote_agrees():
+    log, zero = World().evidence().event_log, hashlib.sha384(bytes(4)).digest()
+    separator = struct.pack("<IIIH48sI", 1, 4, 1, 0xC, zero, 4) + bytes(4)
+    assert with_log(log + separator * 2, extended=[zero] * 2) == "eventlog-separator"
 
 
 def test_a15_a_second_separator_is_seen():
