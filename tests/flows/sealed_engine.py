@@ -5,6 +5,7 @@ python sealed_engine.py DIRECTORY   ->   one JSON line on stdout, after vLLM's o
 
 import json
 import os
+import random
 import socket
 import sys
 import threading
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.confidential import data_key
 from attestation.errors import Refusal
 from attestation.keywire import Ask, Grant, Noted, Refused, decode_question, encode
+from attestation.types import Digest
 from attestation.weights import SealedModel, seal
 from tests.sealed_world import CHUNK, DEK, SIGNER, seal_model, write_model
 
@@ -156,6 +158,24 @@ def stream(directory: Path) -> dict[str, object]:
     return {"whole": whole, "elsewhere": elsewhere, "damaged": read(""), "skipped": read("b.w")}
 
 
+def spans(package: SealedModel, manifest: Digest, plain: Path) -> list[bool]:
+    """Read spans of one file forwards, backwards and over each other, with several read-aheads."""
+    from tacit_vllm.chunks import Chunks
+
+    content, draw, same = plain.read_bytes(), random.Random(20261125), []  # noqa: S311 - the same each run
+    (file,) = (file for file in package.manifest.files if file.role == "weights")
+    for ahead in (0, 1, 2, 4):
+        with package.unlock(DEK, manifest=manifest, minimum_version=1) as unlocked:
+            chunks = Chunks(unlocked, ahead=ahead)
+            for _ in range(60):
+                start = draw.randrange(len(content))
+                end = min(len(content), start + draw.choice((9, CHUNK, 3 * CHUNK, 8 * CHUNK)))
+                room = bytearray(end - start)
+                chunks.unseal_into(file, memoryview(room), offset=start)
+                same.append(room == content[start:end])
+    return same
+
+
 def rows(directory: Path) -> dict[str, object]:
     """Use sealed tensors as vLLM's weight loaders do, and count what that reads."""
     import torch
@@ -225,6 +245,7 @@ def rows(directory: Path) -> dict[str, object]:
             torch.equal(sealed.to(torch.float32), wide.to(torch.float32)),
             torch.equal(torch.cat([sealed, sealed]), torch.cat([wide, wide])),
         ]
+    result["spans"] = spans(package, manifest.digest, model / "model.safetensors")
     try:
         sealed[3:5].clone()
         refused.append("given")

@@ -90,6 +90,14 @@ def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
     assert said["same"] == [True] * 13
 
 
+def test_chunks_kept_for_the_next_span_are_never_mistaken_for_others(
+    outcome: dict[str, object],
+) -> None:
+    said = outcome["rows of a tensor"]
+    assert isinstance(said, dict)
+    assert said["spans"] == [True] * 240
+
+
 def test_a_sealed_tensor_gives_no_damaged_byte_to_any_operation(
     outcome: dict[str, object],
 ) -> None:

@@ -36,7 +36,7 @@ class _Kept:
 
 
 class Chunks:
-    """Reads spans in order for one thread; holds at most twice `ahead` and two more chunks."""
+    """Reads spans for one thread, best in order; holds at most twice `ahead` and three chunks."""
 
     def __init__(self, model: UnlockedModel, *, ahead: int) -> None:
         self.unsealed = 0
@@ -44,6 +44,7 @@ class Chunks:
         self._model = model
         self._ahead = ahead
         self._kept: OrderedDict[tuple[int, int], _Kept] = OrderedDict()
+        self._rooms: list[memoryview] = []
 
     @property
     def manifest(self) -> Manifest:
@@ -55,6 +56,7 @@ class Chunks:
 
         Raises what `UnlockedModel.unseal_into` raises, and `buffer` is then all zeros.
         """
+        self._let_go()
         size, end = self.manifest.chunk_size, offset + len(buffer)
         indexes = range(offset // size, -(-end // size)) if len(buffer) else range(0)
         straight: list[Unsealing] = []
@@ -84,21 +86,23 @@ class Chunks:
             raise
 
     def _keep(self, file: SealedFile, index: int) -> _Kept:
-        """Return the chunk, begun now if it is not kept yet; the longest unused one makes room."""
+        """Return the chunk, begun now if it is not kept yet."""
         place, size = (file.id, index), self.manifest.chunk_size
         if place not in self._kept:
-            room = None
-            if len(self._kept) > 2 * self._ahead + 1:
-                _, oldest = self._kept.popitem(last=False)
-                oldest.unsealing.abandon()
-                room = oldest.room
-            room = memoryview(pageable(size)) if room is None else room
+            room = self._rooms.pop() if self._rooms else memoryview(pageable(size))
             length = self._length(file, index)
             begun = self._model.begin(file, room[:length], offset=index * size)
             self._kept[place] = _Kept(room, begun)
             self.unsealed += length
         self._kept.move_to_end(place)
         return self._kept[place]
+
+    def _let_go(self) -> None:
+        """Free all but the last chunks; between two spans, for one span may need many of them."""
+        while len(self._kept) > self._ahead + 1:
+            _, oldest = self._kept.popitem(last=False)
+            oldest.unsealing.abandon()
+            self._rooms.append(oldest.room)
 
     def _length(self, file: SealedFile, index: int) -> int:
         return min(self.manifest.chunk_size, file.size - index * self.manifest.chunk_size)
