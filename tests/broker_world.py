@@ -249,6 +249,7 @@ def raw_attest(url, guest, *, change=lambda message: message):
         challenge = http.post(
             "/kbs/v0/auth", json={"version": "0.4.0", "tee": "tdx", "extra-params": ""}
         )
+        assert challenge.status_code == 200, challenge.text
         cookie = {"cookie": challenge.headers["set-cookie"].partition(";")[0]}
         evidence = guest.evidence(KbsBinding(challenge.json()["nonce"], key, ""))
         message = change(parse_json(Attestation.build(evidence).to_bytes()))

@@ -85,6 +85,7 @@ class OpenBao:
             verify=context,
             trust_env=False,
             headers={"x-vault-token": ROOT},
+            timeout=30,
         )
         server = cls(directory, port, process, http, key[1])
         try:
@@ -143,6 +144,10 @@ class OpenBao:
 
     def unseal(self) -> None:
         assert self.http.put("sys/unseal", json={"key": self.unseal_key}).json()["sealed"] is False
+        deadline = time.monotonic() + 30
+        while self.http.get("sys/health").status_code != 200:  # it starts its engines now
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def uri(self, *, auth: str = "approle", key: str = "kek", port: int | None = None) -> str:
         there = self.directory
