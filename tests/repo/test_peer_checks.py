@@ -53,6 +53,10 @@ TABLE = {
     "minimum evaluation number": (APPRAISE, '"tdx.evaluation-number"'),
     "denied advisories": (APPRAISE, '"tdx.advisories"'),
     "platform flags and SGX type": (APPRAISE, '"tdx.platform-kind"'),
+    "separators of the firmware's log": (
+        ADVISORIES,
+        "a15_a_register_that_was_separated_too_often_is_refused_although_the_quote_agrees",
+    ),
     "DEBUG": (LIES, '"debug"'),
     "SEPT_VE_DISABLE": (LIES, '"no SEPT_VE_DISABLE"'),
     "every other attribute bit": (
