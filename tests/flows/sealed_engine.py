@@ -237,6 +237,8 @@ def rows(directory: Path) -> dict[str, object]:
             torch.equal(taken.copy_(sealed), wide),
             torch.equal(other.copy_(sealed), wide.to(torch.int32)),
             torch.equal(turned.copy_(sealed), wide),
+            torch.equal(taken.copy_(sealed.narrow(1, 0, CHUNK).narrow(-1, 0, CHUNK)), wide),
+            type(sealed.narrow(1, 0, CHUNK)) is type(sealed),
             torch.equal(taken.copy_(sealed[3:4]), wide[3:4].expand(8, -1)),
             sealed[5:2].clone().shape == (0, CHUNK),
             torch.equal(sealed.narrow(1, 3, 5), wide[:, 3:8]),

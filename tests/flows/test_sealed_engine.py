@@ -87,7 +87,7 @@ def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
     # The header is in the first chunk, and shifts the rows: three lie in four chunks.
     assert said["rows"] == [4, True]
     assert said["next"] == [7, True]  # the chunk between is opened once
-    assert said["same"] == [True] * 13
+    assert said["same"] == [True] * 15
 
 
 def test_chunks_kept_for_the_next_span_are_never_mistaken_for_others(

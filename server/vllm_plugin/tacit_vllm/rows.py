@@ -107,9 +107,14 @@ class SealedTensor(torch.Tensor):  # type: ignore[misc]
 
 
 def _plain_rows(args: Sequence[Any]) -> range | None:
-    """Return the rows a slice of `aten` wants, if it is of the first dimension and without gaps."""
+    """Return the rows a slice of `aten` wants, if it leaves none of them out but at the ends.
+
+    A rank alone slices other dimensions, too, and takes all of them.
+    """
     defaults: Sequence[Any] = (0, None, None, 1)
     dimension, start, stop, step = (*args[1:], *defaults[len(args) - 1 :])
-    if dimension != 0 or step != 1:
-        return None
-    return range(*slice(start, stop).indices(args[0].shape[0]))
+    shape = args[0].shape
+    wanted = range(*slice(start, stop).indices(shape[dimension]))
+    if step == 1 and len(wanted) == shape[dimension]:
+        return range(shape[0])
+    return wanted if step == 1 and dimension == 0 else None
