@@ -16,6 +16,11 @@ from scripts.chain.processes import ROOT, show
 from tests.chain_kit import Service, World
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let whoever runs the soak test choose its time."""
+    parser.addoption("--soak-seconds", type=int, default=1800, help="time of the soak test")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that run vLLM: together they take the longest."""
     items.sort(key=lambda item: not _runs_vllm(item.nodeid))
