@@ -1,4 +1,4 @@
-"""`tacit serve` with all that operators can switch on: keys, tenants, logins, and an engine's end.
+"""`tacit serve` with all that operators can switch on: keys, tenants, logins, a collector; a crash.
 
 The tests run in their order on one engine; the last one crashes it.
 """
@@ -29,9 +29,11 @@ from server.retention.senders import Sender
 from server.retention.sinks import Local, lasting
 from server.retention.vectors import Writer
 from tests.chain_kit import MODEL, Service, World, free_port
+from tests.collector import Collector, collecting
 from tests.logins import AUDIENCE, ISSUER, Authority, Provider, with_certificate
 
 pytestmark = pytest.mark.engine
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="hardened processes are open to root only")
 
 TENANTS = {
     "demo": {
@@ -53,7 +55,7 @@ HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "ma
 class Operated:
     """A service, and the people who operate it and log in to it."""
 
-    def __init__(self, directory, checkpoint) -> None:
+    def __init__(self, directory, checkpoint, collector: Collector) -> None:
         now = datetime.now(UTC)
         self.idp, ca = Provider(now), Authority(now)
         jwks, authority = directory / "jwks.json", directory / "ca.pem"
@@ -61,12 +63,22 @@ class Operated:
         authority.write_bytes(ca.pem)
         self.operator, name = ca.issue(directory, x509.DNSName("ops"))
         self.client, _ = ca.issue(directory, x509.DNSName("app"))
-        self.port = free_port()
+        self.port, self.collector = free_port(), collector
+        self.token = directory / "collector.token"
+        self.token.write_text("a-word-for-the-collector")
+        trusted = directory / "collector.pem"
+        trusted.write_bytes(collector.identity.certificate)
+        otlp = {"url": collector.url, "ca": str(trusted), "interval_seconds": 1}
         tokens = {"jwks": str(jwks), "issuer": ISSUER, "audience": AUDIENCE, "tenant_claim": "org"}
         login = {"kind": "mtls", "ca": str(authority), "people": {name: ["admin", "metrics"]}}
         changes = {
             "operator": {"host": "127.0.0.1", "port": self.port, "login": login},
             "tenants": TENANTS,
+            "telemetry": {
+                "tenants": True,
+                "engine": True,
+                "otlp": {**otlp, "token": str(self.token)},
+            },
             "clients": {
                 "tokens": {**tokens, "tenants": {"small-org": "small"}},
                 "certificates": {"ca": str(authority), "tenants": {"dns:app": "demo"}},
@@ -95,9 +107,16 @@ class Operated:
 
 @pytest.fixture(scope="module")
 def operated(tmp_path_factory, demo_checkpoint):
-    found = Operated(tmp_path_factory.mktemp("operated"), demo_checkpoint)
-    with Service.running(found.world) as found.service:
-        yield found
+    directory = tmp_path_factory.mktemp("operated")
+    with collecting() as collector:
+        found = Operated(directory, demo_checkpoint, collector)
+        with Service.running(found.world) as found.service:
+            yield found
+
+
+def segments() -> set[str]:
+    """Return what lies in shared memory beside the directories of services."""
+    return {path.name for path in SHARED_MEMORY.iterdir() if not path.name.startswith("tacit-")}
 
 
 def test_a_key_is_made_rotated_and_revoked_on_the_running_guest_at_once(operated):
@@ -162,12 +181,24 @@ def test_an_operator_reads_the_numbers_and_a_client_does_not(operated):
         assert client.get("/metrics").status_code == 401  # listed for no role
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="hardened processes are open to root only")
+@as_root
+def test_the_collector_is_told_after_a_login_that_no_engine_can_read(operated):
+    ends = time.monotonic() + 10
+    while not operated.collector.spans():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    assert set(operated.collector.logins) == {"Bearer a-word-for-the-collector"}
+    for engine in leaves([operated.service.chain.services[-1].process.pid]):
+        seen = Path(f"/proc/{engine}/root{operated.token}")
+        assert not seen.exists() or seen.read_bytes() == b""
+
+
+@as_root
 def test_an_engine_that_crashes_amid_answers_leaves_nothing_and_the_service_ends(
     operated, tmp_path
 ):
     service, world = operated.service, operated.world
-    before = {path.name for path in SHARED_MEMORY.iterdir()}
+    before = segments()
     gateway = service.chain.services[-1]
     canaries, since = Canaries.of(os.urandom(16)), time.time_ns()
     engines = leaves([gateway.process.pid])
@@ -177,20 +208,26 @@ def test_an_engine_that_crashes_amid_answers_leaves_nothing_and_the_service_ends
         with attested_client(service.url, service.policy) as client:
             client.headers["authorization"] = f"Bearer {service.api_key}"
             sender = Sender(client, service.url)
-            asked = crash(sender, Writer(canaries, MODEL, 1024), pids=[gateway.process.pid])
+            asked = crash(
+                sender, Writer(canaries, MODEL, 1024, "generate"), pids=[gateway.process.pid]
+            )
         assert gateway.process.wait(60) == 1
+        pushed = tmp_path / "otlp"
+        pushed.write_bytes(b"\n".join(operated.collector.bodies))
         local = Local(
             pids=service.pids,
             logs=(log,),
+            telemetry=(pushed,),
             run_directory=world.run_directory,
             directories=(world.directory,),
         )
         places = lasting(asked, canaries, local=local, dumps=dumps, since=since)
         found = {sink.name: sink for sink in look(Search(canaries.needles()), places)}
     assert asked.not_provoked == ()
-    assert {name: sink.clean for name, sink in found.items() if name != "telemetry"} == {
+    assert {name: sink.clean for name, sink in found.items()} == {
         "answers": True,
         "log and audit": True,
+        "telemetry": True,
         "run directory": True,
         "directories": True,
         "this machine": True,
@@ -201,7 +238,10 @@ def test_an_engine_that_crashes_amid_answers_leaves_nothing_and_the_service_ends
         assert answer.status == 200
         assert json.loads(answer.body.rpartition(b"data: ")[2])["error"]["code"] == "engine-failed"
     assert not [pid for pid in engines if Path(f"/proc/{pid}").exists()]
-    assert not {path.name for path in SHARED_MEMORY.iterdir()} - before
+    ends = time.monotonic() + 10  # what another test has there for a moment goes
+    while segments() - before:
+        assert time.monotonic() < ends, segments() - before
+        time.sleep(0.5)
     assert not list(world.run_directory.glob("engine-0/*.sock"))
     assert not world.port_is_open()
     assert "an engine ended; draining" in service.output
