@@ -33,6 +33,18 @@ def embedding(demo: Path, into: Path) -> None:
     ends = [(END, tokenizer.token_to_id(END))]
     tokenizer.post_processor = TemplateProcessing(single=f"$A {END}", special_tokens=ends)
     tokenizer.save(str(into / "tokenizer.json"))
+    # what sentence-transformers is told, and vLLM reads as well
+    names = ("Transformer", "Pooling", "Normalize")
+    paths = ("", "1_Pooling", "2_Normalize")
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for n, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+    (into / "modules.json").write_text(json.dumps(modules))
+    (into / "1_Pooling").mkdir()
+    (into / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 192, "pooling_mode_lasttoken": True})
+    )
 
 
 def reranker(demo: Path, into: Path) -> None:

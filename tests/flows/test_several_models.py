@@ -14,18 +14,23 @@ import time
 from pathlib import Path
 
 import httpx2
+import hypothesis
 import openai
 import pytest
+from hypothesis import HealthCheck, given
 from openai import AsyncOpenAI, OpenAI
 
 from attestation.client import attested_async_client, attested_client
 from scripts.chain.installation import key_of
+from server.schemas.openapi import document
 from tests.chain_kit import ENGINE, Service, World
+from tests.schema_walk import values
 
 pytestmark = pytest.mark.engine
 
 EMBED, RERANK = "qwen3-embedding", "qwen3-reranker"
 LENGTH = 256
+WALK_SECONDS = 2
 PAST_THE_GUARD = (
     "/v1/chat/completions",
     "/v1/completions",
@@ -214,6 +219,29 @@ def test_each_engine_answers_its_own_routes_and_no_other(pooling):
             assert engine.post(route, json={"model": name, "input": "x"}).status_code == 200
             for other in (*PAST_THE_GUARD, own[1 - number]):
                 assert engine.post(other, json=body).status_code == 404, other
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "model"),
+    [("/v1/embeddings", "EmbeddingsRequest", EMBED), ("/v1/rerank", "RerankRequest", RERANK)],
+)
+def test_no_documented_body_makes_the_service_fail(pooling, verified, path, kind, model):
+    found = document()["components"]["schemas"]
+    ends, statuses = time.monotonic() + WALK_SECONDS, set()
+
+    @hypothesis.settings(
+        max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(values(found[kind], found))
+    def walk(body):
+        if time.monotonic() > ends:
+            return
+        answer = verified.post(f"{pooling.url}{path}", json=body | {"model": model})
+        statuses.add(answer.status_code)
+        assert answer.status_code in {200, 400}, answer.text
+
+    walk()
+    assert 200 in statuses
 
 
 def test_an_engine_that_dies_takes_the_replica_out_of_rotation(pooling, verified):
