@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from attestation.broker.accepting import TlsServer
 from server.admission import Admission
 from server.certificates import CLIENT_CERTIFICATE
 from server.errors import BadRequest
@@ -26,6 +27,7 @@ from server.tls import ClientAuthority, TlsIdentity, server_context
 MAX_HEADER_BYTES = 32 * 1024
 """Request line and headers together; the parser itself has no bound."""
 MAX_CONNECTIONS = 4096
+MAX_HANDSHAKES = 1024
 _KEEP_ALIVE_SECONDS = 75
 _HEADER_SECONDS = 10
 """Time for the headers of one request, and for the first byte after the handshake."""
@@ -53,11 +55,17 @@ class Address:
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: ASGIApp, address: Address, *, context: ssl.SSLContext, connections: int = MAX_CONNECTIONS
+    app: ASGIApp,
+    address: Address,
+    *,
+    context: ssl.SSLContext,
+    connections: int = MAX_CONNECTIONS,
+    handshakes: int = MAX_HANDSHAKES,
 ) -> AsyncIterator[Listening]:
     """Accept connections inside the block; leaving it closes them within a second.
 
-    Of more than `connections` at once, the latest are closed before they can ask.
+    Of more than `connections` at once, the latest are closed before they can ask; of more than
+    `handshakes` under way at once, the oldest.
 
     Raises `OSError` when the address cannot be bound.
     """
@@ -76,7 +84,7 @@ async def listening(
         timeout_graceful_shutdown=1,
         ssl_context_factory=lambda _config, _default: context,
     )
-    server = _Server(config)
+    server = _Server(config, handshakes=handshakes)
     serving = asyncio.ensure_future(server.serve(sockets=[bound]))
     opening = asyncio.ensure_future(server.open.wait())
     try:
@@ -130,11 +138,12 @@ def stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-class _Server(uvicorn.Server):
+class _Server(TlsServer):
     """A server whose process owns its signals: uvicorn's raises them again after shutdown."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, *, handshakes: int) -> None:
+        # no bound for a source: behind a balancer every client has one address
+        super().__init__(config, handshakes=handshakes, per_source=None)
         self.open = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Accept the connections of the broker's listeners: no more than so many TLS handshakes at once.
+"""Accept the connections of a listener: no more than so many TLS handshakes at once.
 
 uvicorn and asyncio count a connection once its handshake is done, and wait a minute for that.
 Whoever never finishes one would hold a descriptor for nothing; here the oldest makes room.
@@ -19,11 +19,12 @@ from attestation.broker.rate import source
 HANDSHAKE_SECONDS = 10
 MAX_HANDSHAKES = 256
 PER_SOURCE = 32
-"""Handshakes of one source (`attestation.broker.rate.source`) at once."""
+"""Handshakes at once of one source (`attestation.broker.rate.source`) of a broker, whose clients
+are guests."""
 _PAUSE_SECONDS = 1
 """How long nobody is accepted after the process ran out of descriptors."""
 
-log = logging.getLogger("tacit.broker")
+log = logging.getLogger("tacit.accepting")
 
 
 class Accepting:
@@ -35,10 +36,13 @@ class Accepting:
         protocol: Callable[[], asyncio.Protocol],
         *,
         context: ssl.SSLContext,
+        most: int,
+        per_source: int | None,
     ) -> None:
         self.sockets = (listening,)
         self._protocol = protocol
         self._context = context
+        self._most, self._per_source = most, per_source
         self._handshakes: dict[asyncio.Task[None], str] = {}  # oldest first
         self._accepting = asyncio.ensure_future(self._accept(listening))
 
@@ -65,10 +69,11 @@ class Accepting:
                 await asyncio.sleep(0)  # a task that was cut before it began would close nothing
 
     def _begin(self, connection: socket.socket, peer: str) -> None:
-        if sum(each == peer for each in self._handshakes.values()) >= PER_SOURCE:
+        begun = sum(each == peer for each in self._handshakes.values())
+        if self._per_source is not None and begun >= self._per_source:
             connection.close()
             return
-        if len(self._handshakes) >= MAX_HANDSHAKES:
+        if len(self._handshakes) >= self._most:
             oldest = next(iter(self._handshakes))
             del self._handshakes[oldest]
             oldest.cancel()
@@ -90,7 +95,21 @@ class Accepting:
 
 
 class TlsServer(uvicorn.Server):
-    """uvicorn on sockets that somebody bound, over TLS, accepting as said above."""
+    """uvicorn on sockets that somebody bound, over TLS, accepting as said above.
+
+    Of more than `handshakes` at once the oldest is cut; of one source, the newest is refused where
+    there are more than `per_source`, unless that is None.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        handshakes: int = MAX_HANDSHAKES,
+        per_source: int | None = PER_SOURCE,
+    ) -> None:
+        super().__init__(config)
+        self._handshakes, self._per_source = handshakes, per_source
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on `sockets`."""
@@ -102,7 +121,13 @@ class TlsServer(uvicorn.Server):
             listening.setblocking(False)
             listening.listen(config.backlog)
         self.servers = [
-            Accepting(listening, self._connection, context=config.ssl)  # type: ignore[misc]
+            Accepting(  # type: ignore[misc]
+                listening,
+                self._connection,
+                context=config.ssl,
+                most=self._handshakes,
+                per_source=self._per_source,
+            )
             for listening in bound
         ]
         self.started = True

@@ -24,6 +24,9 @@ LINGER_SECONDS = 2
 PER_SOURCE = 64
 """Connections of one source (`attestation.broker.rate.source`)."""
 
+_PIECE = 16 * 1024
+"""Bytes given to h11 at once: it bounds a head that is not whole yet, and takes any that is."""
+
 
 class Connection(H11Protocol):
     """What uvicorn calls for each connection; at most `Config.limit_concurrency` exist at once.
@@ -57,7 +60,10 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; time runs from the first byte of a head to its last."""
-        super().data_received(data)
+        for at in range(0, len(data), _PIECE):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[at : at + _PIECE])
         if self.conn.their_state is not h11.IDLE:
             if not self._answered_early():
                 self._settle()

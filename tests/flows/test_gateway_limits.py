@@ -47,24 +47,45 @@ def test_a_reader_that_stalls_is_cut_and_the_engine_stops():
     assert gateway.record.events[0].code in {"request-timeout", "client-gone"}
 
 
-async def test_connections_beyond_the_limit_are_closed_before_they_ask():
+async def empty(scope, receive, send):
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def answer(reader, writer) -> bytes:
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    try:
+        return await asyncio.wait_for(reader.read(12), 5)
+    except ConnectionError:
+        return b""
+
+
+@pytest.fixture
+def both_ends() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     identity = new_tls_identity(NOW, ("gateway.test",))
     trust = ssl.create_default_context(cadata=identity.certificate.decode())
     trust.check_hostname = False
+    return server_context(identity, None), trust
 
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
 
-    async def answer(reader, writer) -> bytes:
-        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        try:
-            return await asyncio.wait_for(reader.read(12), 5)
-        except ConnectionError:
-            return b""
+async def test_handshakes_that_nobody_finishes_make_room_for_who_asks(both_ends):
+    context, trust = both_ends
+    address, most = Address("127.0.0.1", 0), 8
+    async with listening(empty, address, context=context, handshakes=most) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port.port) for _ in range(most + 3)]
+        asking = await asyncio.open_connection("127.0.0.1", port.port, ssl=trust)
+        assert await answer(*asking) == b"HTTP/1.1 204"
+        for reader, _ in held[:4]:  # the oldest, and one for who asked
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert not any(reader.at_eof() for reader, _ in held[4:])
+        for _, writer in (*held, asking):
+            writer.close()
 
-    address, context = Address("127.0.0.1", 0), server_context(identity, None)
-    async with listening(app, address, context=context, connections=CONNECTIONS) as port:
+
+async def test_connections_beyond_the_limit_are_closed_before_they_ask(both_ends):
+    context, trust = both_ends
+    address = Address("127.0.0.1", 0)
+    async with listening(empty, address, context=context, connections=CONNECTIONS) as port:
         opened = [
             await asyncio.open_connection("127.0.0.1", port.port, ssl=trust)
             for _ in range(CONNECTIONS + 2)
