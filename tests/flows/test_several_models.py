@@ -22,7 +22,10 @@ from openai import AsyncOpenAI, OpenAI
 
 from attestation.client import attested_async_client, attested_client
 from scripts.chain.installation import key_of
+from server.retention.run import Target, prove
+from server.retention.sinks import Local
 from server.schemas.openapi import document
+from server.settings import Settings
 from tests.chain_kit import ENGINE, Service, World
 from tests.schema_walk import values
 
@@ -242,6 +245,26 @@ def test_no_documented_body_makes_the_service_fail(pooling, verified, path, kind
 
     walk()
     assert 200 in statuses
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hardened processes are open to root only")
+def test_no_sink_holds_a_canary_of_a_text_or_a_query(pooling, tmp_path):
+    loaded = Settings.load(pooling.world.installation.config)
+    with pooling.logged(tmp_path / "log") as log:
+        local = Local(
+            pids=pooling.pids,
+            logs=(log,),
+            run_directory=pooling.world.run_directory,
+            directories=(pooling.world.directory,),
+            settings=loaded.file,
+        )
+        target = Target(pooling.url, pooling.policy, pooling.api_key, local, loaded)
+        proof = prove(target, random=os.urandom(16), since=time.time_ns())
+    assert proof.verdict == "nothing-found", proof.to_text()
+    assert proof.asked.unexpected == ()
+    served = [a.sent for a in proof.asked.answers if a.status == 200 and a.sent.method == "POST"]
+    assert {sent.path for sent in served} >= {"/v1/embeddings", "/v1/rerank"}
+    assert {a.sent.path for a in proof.asked.by_engine} >= {"/v1/embeddings", "/classify"}
 
 
 def test_an_engine_that_dies_takes_the_replica_out_of_rotation(pooling, verified):
