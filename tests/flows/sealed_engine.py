@@ -278,6 +278,28 @@ def ring() -> dict[str, object]:
     return {"reused while held": while_held, "reused after": after}
 
 
+def huge() -> dict[str, object]:
+    """Ask for huge pages of two tensors; return which of them the kernel says are advised so."""
+    import torch
+    from tacit_vllm.pages import take_huge_pages
+
+    def advised(tensor: torch.Tensor) -> bool:
+        inside, at = False, tensor.data_ptr() + tensor.nbytes // 2
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            first = line.split()[0]
+            if "-" in first:
+                start, end = (int(place, 16) for place in first.split("-"))
+                inside = start <= at < end
+            elif inside and first == "VmFlags:":
+                return "hg" in line.split()
+        raise LookupError("no such memory")
+
+    asked, other = torch.empty(64 << 20, dtype=torch.int8), torch.empty(64 << 20, dtype=torch.int8)
+    before = advised(asked)
+    take_huge_pages([asked, torch.empty(8 << 20, device="meta"), torch.empty(0)])
+    return {"huge pages": [before, advised(asked), advised(other)]}
+
+
 def main(directory: Path) -> None:
     plain, package, small = directory / "plain", directory / "sealed", directory / "small"
     make_model(plain)
@@ -292,6 +314,7 @@ def main(directory: Path) -> None:
 
     result = stream(directory)
     result |= ring()
+    result |= huge()
     result |= rows(directory)
     result |= {"shards": sum(f.role == "weights" for f in manifest.files)}
     (result["plain"],) = generate(plain, load_format="safetensors")

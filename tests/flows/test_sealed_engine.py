@@ -77,6 +77,12 @@ def test_memory_is_used_again_only_when_no_tensor_of_it_is_left(
     assert outcome["reused after"] == [True, True]
 
 
+def test_parameters_are_touched_first_in_huge_pages_and_other_memory_is_not(
+    outcome: dict[str, object],
+) -> None:
+    assert outcome["huge pages"] == [False, True, False]
+
+
 def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
     outcome: dict[str, object],
 ) -> None:

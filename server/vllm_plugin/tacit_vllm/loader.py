@@ -34,6 +34,7 @@ from attestation.keywire import LoaderSettings
 from attestation.weights import SealedModel, UnlockedModel
 from tacit_vllm import keyclient
 from tacit_vllm.chunks import AHEAD, Chunks, pageable
+from tacit_vllm.pages import take_huge_pages
 from tacit_vllm.rows import Rows
 from tacit_vllm.stream import pinned, tensors
 
@@ -70,6 +71,7 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         """Load for the first time: what a parameter takes is unsealed when it takes it."""
         # A reload keeps tensors back and counts them first; it gets them whole.
         self._first = True
+        take_huge_pages(model.parameters())
         super().load_weights(model, model_config)
 
     def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:  # noqa: ARG002
