@@ -8,12 +8,17 @@ import struct
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from scripts.chain.processes import ROOT, show
 from tests.chain_kit import Service, World
+
+# a busy machine is no failure: nothing here asserts wall time
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -82,7 +82,6 @@ HOSTILE = st.recursive(
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
@@ -109,9 +108,7 @@ def test_no_attestation_body_breaks_the_broker(served, where, value):
         code_of(response)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | HOSTILE.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_break_the_broker(served, body):
     _, _, url = served

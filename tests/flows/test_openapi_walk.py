@@ -34,9 +34,7 @@ def test_no_documented_body_makes_the_service_fail(service, path):
     asked, statuses = 0, set()
     headers = {"authorization": f"Bearer {service.api_key}"}
 
-    @settings(
-        max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=300, database=None, suppress_health_check=list(HealthCheck))
     @given(values(found[name], found), st.integers(1, 2))
     def walk(body, n):
         nonlocal asked

@@ -232,9 +232,7 @@ def test_no_documented_body_makes_the_service_fail(pooling, verified, path, kind
     found = document()["components"]["schemas"]
     ends, statuses = time.monotonic() + WALK_SECONDS, set()
 
-    @hypothesis.settings(
-        max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @hypothesis.settings(max_examples=200, database=None, suppress_health_check=list(HealthCheck))
     @given(values(found[kind], found))
     def walk(body):
         if time.monotonic() > ends:

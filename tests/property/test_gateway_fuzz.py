@@ -59,27 +59,27 @@ def check(status: int, text: bytes) -> None:
         assert json.loads(text)["error"]["message"]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(bodies, conversations)
 def test_a_body_of_any_shape_is_answered_or_refused_without_an_echo(fields, said):
     body = json.dumps(chat() | fields | {"messages": said}).encode()
     check(*answer(body))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(bodies)
 def test_any_field_beside_a_valid_conversation_is_answered_or_refused(fields):
     check(*answer(json.dumps(chat() | fields).encode()))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(bodies)
 def test_any_completion_is_answered_or_refused(fields):
     body = {"model": chat()["model"], "prompt": "hello"} | fields
     check(*answer(json.dumps(body).encode(), path="/v1/completions"))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_bytes_that_are_no_request_are_refused(body):
     status, _ = answer(body)

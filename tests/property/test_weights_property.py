@@ -21,7 +21,7 @@ SIZES = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(size=SIZES, cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)), workers=st.integers(1, 3))
 def test_what_is_sealed_comes_back(size: int, cuts: tuple[float, float], workers: int) -> None:
     content = (bytes(range(251)) * (size // 251 + 1))[:size]
@@ -52,7 +52,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "out"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(which=st.integers(0, 20), place=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_no_byte_of_a_package_can_change(
     package: Path, which: int, place: float, mask: int
@@ -71,7 +71,7 @@ def test_no_byte_of_a_package_can_change(
         path.write_bytes(good)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(which=st.integers(0, 20), data=st.binary(max_size=200))
 def test_any_other_file_in_its_place_is_a_refusal_and_never_a_crash(
     package: Path, which: int, data: bytes

@@ -92,7 +92,7 @@ def test_an_rsa_guest_opens_it():
     assert theirs.payload == PAYLOAD
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.binary(max_size=200))
 def test_what_was_sealed_opens(payload):
     key = ec.generate_private_key(ec.SECP256R1())
@@ -110,7 +110,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 SEALED = seal(KEY)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
 def test_no_changed_byte_opens(place, flip):
     damaged = bytearray(SEALED)

@@ -244,7 +244,7 @@ def test_what_is_no_policy_is_a_configuration_error(data):
         Policy.load(data, name="p")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_damage_to_a_policy_loads_as_one_or_is_a_configuration_error(data):
     text = policy_text().encode()

@@ -49,7 +49,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(1, 100), STEPS)
 def test_never_more_is_used_than_the_bucket_and_what_flowed_in(per_minute, steps):
     bucket = Bucket(per_minute, 0)
@@ -70,7 +70,7 @@ def test_never_more_is_used_than_the_bucket_and_what_flowed_in(per_minute, steps
             assert total * MINUTE <= per_minute * MINUTE + (end - begin) * per_minute
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, MINUTE))
 def test_the_wait_is_exact_to_the_nanosecond(per_minute, amount, passes):
     bucket = Bucket(per_minute, 0)

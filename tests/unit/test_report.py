@@ -115,7 +115,7 @@ def test_any_bytes_are_a_report_or_a_refusal(data):
         Report.parse(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_report_with_any_byte_changed_is_refused_or_says_the_same(data):
     """Every byte of a report is either bound by the quote, signed by Intel or not there."""

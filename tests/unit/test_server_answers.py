@@ -6,7 +6,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.confidential import Confidential
@@ -108,7 +108,6 @@ def test_anything_else_is_no_answer(data):
     assert "CANARY" not in repr(caught.value)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "object", "id", "error"]), JSON))
 def test_no_json_breaks_the_rebuilding(value):
     value = {"object": "chat.completion", **value}

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.cli import run
@@ -86,13 +86,11 @@ def test_no_bearer_key_is_a_missing_key(header):
     assert code(loaded(NOBODY), header) == "key-missing"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=90))
 def test_any_other_text_is_malformed(text):
     assert code(loaded(NOBODY), b"Bearer " + text) == "key-malformed"
 
 
-@settings(deadline=None)
 @given(st.integers(9, 69), st.integers(1, 255))
 def test_a_key_with_one_byte_changed_is_refused(place, flip):
     ring, key = minted()

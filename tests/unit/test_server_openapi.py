@@ -49,7 +49,7 @@ def test_a_documented_body_is_taken_but_for_rules_between_fields(path):
     found = document()["components"]["schemas"]
     taken, codes = 0, set()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(values(found[KINDS[path].__name__], found))
     def walk(body):
         nonlocal taken

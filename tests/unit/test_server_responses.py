@@ -239,14 +239,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(engine_response())), JSON)
 def test_no_answer_of_a_broken_engine_does_more_than_fail(name, value):
     with contextlib.suppress(BadAnswer):
         rebuilt(engine_response(**{name: value}))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(ResponsesRequest.model_fields)), JSON)
 def test_no_request_does_more_than_be_refused(name, value):
     with contextlib.suppress(Rejected):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.errors import Malformed, NotAffirmed, Refusal
@@ -158,7 +158,6 @@ def test_a_carriage_return_in_a_name_begins_no_line():
     assert device_of(mount_line("/srv/a\rb"), directory=b"/srv/a\rb") == DEVICE
 
 
-@settings(deadline=None)
 @given(at=st.integers(0, 620), value=st.integers(0, 255))
 def test_a_changed_byte_of_the_answer_is_refused_or_says_the_same(at, value):
     answer = bytearray(Volume.at(HERE).answer())
@@ -173,14 +172,12 @@ def test_a_changed_byte_of_the_answer_is_refused_or_says_the_same(at, value):
         assert b"ignore" not in answer
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=700))
 def test_any_bytes_in_place_of_the_answer_are_refused(data):
     with pytest.raises(Refusal):
         check_table(data, device=DEVICE, root_hash=ROOT)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_in_place_of_mountinfo_are_refused(data):
     with pytest.raises((Malformed, NotAffirmed)):
