@@ -56,7 +56,7 @@ def replace_regular(path: Path, data: bytes, *, mode: int) -> None:
         beside.replace(place)
     finally:
         beside.unlink(missing_ok=True)
-    _settle(place.parent)
+    sync_directory(place.parent)
 
 
 def place_to_write(path: Path) -> Path:
@@ -72,7 +72,8 @@ def place_to_write(path: Path) -> Path:
     return place
 
 
-def _settle(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the names in `directory` outlive a loss of power."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

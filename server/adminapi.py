@@ -17,11 +17,11 @@ from attestation.errors import ConfigError, Malformed
 from server import exchange
 from server.access import Tenant
 from server.apikeys import FreshKey, KeyFile, KeyId, KeyName, KeyRing, public
-from server.disconnect import ClientGone
 from server.errors import BadRequest, NotFound, Rejected, Unavailable
 from server.keyfile import fresh_key
 from server.onion import respond
 from server.ready import Ready
+from server.serving import read_whole
 
 D = TypeVar("D", bound=Document)
 FreshChange = Callable[[KeyRing, FreshKey], KeyRing]
@@ -138,16 +138,9 @@ class Administration:
 
 
 async def _read(kind: type[D], receive: Receive) -> D:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
+    sent = await read_whole(receive)
     try:
-        return parse_document(kind, b"".join(parts))
+        return parse_document(kind, sent.reveal())
     except Malformed:
         raise BadRequest("admin-request") from None
 

@@ -22,7 +22,7 @@ from server.ready import Ready, ServedModel
 from server.schemas.answers import BadAnswer, Rebuilt, Stamp, rebuild
 from server.schemas.requests import ChatRequest, CompletionRequest, parse
 from server.schemas.responses import ResponsesRequest
-from server.serving import GRACE_SECONDS, Salt, read_json, refuse, served
+from server.serving import GRACE_SECONDS, Salt, asked, read_json, refuse, served
 
 _DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -98,17 +98,11 @@ class _Turn:
 
     async def answer(self, send: Send) -> None:
         """Send one complete answer."""
+        found = await asked(
+            self.model, self.path, self.body, seconds=self.seconds, code="engine-refused"
+        )
         try:
-            async with asyncio.timeout(self.seconds):
-                found = await self.model.engine.call(self.path, self.body)
-        except EngineBroken:
-            raise EngineFailed("engine-failed") from None
-        except TimeoutError:
-            raise TimedOut("request-timeout") from None
-        if found.status != 200:
-            refuse(found.status, found.body, code="engine-refused")
-        try:
-            answer = self._rebuilt(found.body)
+            answer = self._rebuilt(found)
         except BadAnswer:
             raise EngineFailed("engine-failed") from None
         await respond(send, 200, answer.json.reveal())

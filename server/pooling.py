@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 
 from server import exchange
 from server.disconnect import until_gone
-from server.engine.protocol import EngineBroken
 from server.errors import BadRequest, EngineFailed, TimedOut
 from server.onion import respond
 from server.ready import Ready
@@ -18,7 +17,7 @@ from server.schemas.answers import BadAnswer, Rebuilt, Stamp
 from server.schemas.pooling import EmbeddingsRequest, RerankRequest
 from server.schemas.pooling_answers import rebuild
 from server.schemas.requests import parse
-from server.serving import GRACE_SECONDS, Salt, read_json, refuse, served
+from server.serving import GRACE_SECONDS, Salt, asked, read_json, served
 
 _SPECIAL_TOKENS = 8
 """More than what a tokenizer puts around one input by itself."""
@@ -60,15 +59,10 @@ class Pooling:
         # every token of a byte-level BPE is at least one byte, every token id a digit
         written = len(body.reveal()) + request.prompts * _SPECIAL_TOKENS
         exchange.allowance(scope).reserve(min(written, request.prompts * model.max_model_len))
-        try:
-            async with asyncio.timeout(self.ready.limits.request_seconds):
-                found = await model.engine.call(request.engine_path, body)
-        except EngineBroken:
-            raise EngineFailed("engine-failed") from None
-        except TimeoutError:
-            raise TimedOut("request-timeout") from None
-        if found.status != 200:
-            refuse(found.status, found.body, code="vectors-refused")
+        seconds = self.ready.limits.request_seconds
+        found = await asked(
+            model, request.engine_path, body, seconds=seconds, code="vectors-refused"
+        )
         stamp = Stamp(
             id=f"{self.prefix}-{secrets.token_hex(16)}",
             model=request.model,
@@ -76,7 +70,7 @@ class Pooling:
         )
         try:
             # beside the event loop: thousands of vectors would hold up everybody's streams
-            answer = await asyncio.to_thread(rebuild, found.body, stamp, request=request)
+            answer = await asyncio.to_thread(rebuild, found, stamp, request=request)
         except BadAnswer:
             raise EngineFailed("engine-failed") from None
         _count(answer, seen)

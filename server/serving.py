@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -14,9 +15,9 @@ from attestation.codec import length_prefixed
 from attestation.confidential import Confidential
 from server import exchange
 from server.disconnect import ClientGone
-from server.engine.protocol import reason
+from server.engine.protocol import EngineBroken, reason
 from server.engine.tasks import Task
-from server.errors import BadRequest, EngineFailed, NotFound, Overloaded
+from server.errors import BadRequest, EngineFailed, NotFound, Overloaded, TimedOut
 from server.exchange import Exchange
 from server.ready import Ready, ServedModel
 from server.schemas.target import Target
@@ -76,6 +77,11 @@ async def read_json(scope: Scope, receive: Receive) -> Confidential[bytes]:
     media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if media != b"application/json" or headers.get(b"content-encoding", b"identity") != b"identity":
         raise BadRequest("content-type")
+    return await read_whole(receive)
+
+
+async def read_whole(receive: Receive) -> Confidential[bytes]:
+    """Return the whole body of a request; raise `ClientGone` when the rest will not come."""
     parts = []
     while True:
         message = await receive()
@@ -84,3 +90,19 @@ async def read_json(scope: Scope, receive: Receive) -> Confidential[bytes]:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return Confidential(b"".join(parts))
+
+
+async def asked(
+    model: ServedModel, path: str, body: Confidential[bytes], *, seconds: float, code: str
+) -> Confidential[bytes]:
+    """Return the engine's complete answer of status 200; any other raises as `refuse` says."""
+    try:
+        async with asyncio.timeout(seconds):
+            found = await model.engine.call(path, body)
+    except EngineBroken:
+        raise EngineFailed("engine-failed") from None
+    except TimeoutError:
+        raise TimedOut("request-timeout") from None
+    if found.status != 200:
+        refuse(found.status, found.body, code=code)
+    return found.body

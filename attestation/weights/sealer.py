@@ -26,6 +26,7 @@ from attestation.confidential import DataKey
 from attestation.errors import ConfigError, Refusal
 from attestation.golden import Golden
 from attestation.manifest import MANIFEST, TAGS, Manifest, SealedFile, issue
+from attestation.regular import sync_directory
 from attestation.sealing import TAG, FileCipher, FileShape, chunk_count, commitment
 from attestation.weights.journal import Done, Head, Journal, fingerprint
 from attestation.weights.plaintext import Plaintext
@@ -153,7 +154,7 @@ def seal_files(
         deliver(manifest)
         (out / f".{MANIFEST}").rename(out / MANIFEST)
         journal.end()
-        _sync_directory(out)
+        sync_directory(out)
     except OSError as error:
         why = f"{out}: {error.strerror}; what is done stays there for --resume"
         raise ConfigError("seal-output", why) from None
@@ -289,14 +290,6 @@ def _write(path: Path, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_apart(out: Path, *, sources: Path) -> None:
