@@ -3,6 +3,7 @@
 from attestation.weights.journal import Journal, fingerprint
 from attestation.weights.mounted import BlockLayer, KernelBlockLayer, MountedModel
 from attestation.weights.package import SealedModel
+from attestation.weights.pages import pages
 from attestation.weights.plaintext import Plaintext, SealedSource
 from attestation.weights.sealer import begin, check_apart, seal, seal_files
 from attestation.weights.source import Inventory, inventory
@@ -25,6 +26,7 @@ __all__ = [
     "fingerprint",
     "inventory",
     "is_memory_backed",
+    "pages",
     "seal",
     "seal_files",
 ]

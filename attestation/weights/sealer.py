@@ -29,6 +29,7 @@ from attestation.manifest import MANIFEST, TAGS, Manifest, SealedFile, issue
 from attestation.regular import sync_directory
 from attestation.sealing import TAG, FileCipher, FileShape, chunk_count, commitment
 from attestation.weights.journal import Done, Head, Journal, fingerprint
+from attestation.weights.pages import pages
 from attestation.weights.plaintext import Plaintext
 from attestation.weights.source import inventory
 
@@ -197,7 +198,7 @@ class _Run:
         self._progress = progress
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         for _ in range(2 * workers):
-            room = bytearray(self._chunk_size), bytearray(self._chunk_size + TAG)
+            room = pages(self._chunk_size), pages(self._chunk_size + TAG)
             self._slots.put(_Slot(memoryview(room[0]), memoryview(room[1])))
 
     def seal(self, files: Sequence[Plaintext]) -> list[Done]:

@@ -24,6 +24,7 @@ from attestation.confidential import DataKey
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Undecidable
 from attestation.manifest import Manifest, Role, SealedFile
 from attestation.sealing import TAG, FileCipher, FileShape
+from attestation.weights.pages import pages
 
 SMALL_ROLES: frozenset[Role] = frozenset({"config", "tokenizer", "template"})
 """Roles that an engine reads as ordinary files."""
@@ -78,7 +79,7 @@ class UnlockedModel:
         self._slots: SimpleQueue[tuple[memoryview, memoryview]] = SimpleQueue()
         size = manifest.chunk_size
         for _ in range(workers):
-            self._slots.put((memoryview(bytearray(size + TAG)), memoryview(bytearray(size))))
+            self._slots.put((memoryview(pages(size + TAG)), memoryview(pages(size))))
         self._open: dict[int, _Source] = {}
         self._lock = Lock()
 
@@ -183,7 +184,7 @@ class UnlockedModel:
         """Decrypt every chunk and compare every file with its signed SHA-256; keep nothing."""
         largest = max(file.size for file in self.manifest.files)
         window = min(8 * self.manifest.chunk_size, largest)
-        rooms = memoryview(bytearray(window)), memoryview(bytearray(window))
+        rooms = memoryview(pages(window)), memoryview(pages(window))
         for file in self.manifest.files:
             content = hashlib.sha256()
             starts = range(0, file.size, window) if file.size else ()

@@ -22,7 +22,7 @@ from scripts.bench_suites._streams import Load, Target, load
 
 TOKENS = 16
 """Of every answer; the model is not allowed to end earlier."""
-ROUNDS = {1: (6, 16), 8: (5, 40), 32: (4, 96)}
+ROUNDS = {1: (5, 12), 8: (4, 32), 32: (2, 64)}
 """Streams -> rounds, and requests of one round on one side."""
 _IDLE_SECONDS = 2
 """Pause before each load: vLLM's processes spin for a second after their last request."""

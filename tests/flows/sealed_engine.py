@@ -127,14 +127,15 @@ def sealed(
 def stream(directory: Path) -> dict[str, object]:
     """Stream a package of two shards: whole, then with the second one's tail damaged."""
     import torch
-    from tacit_vllm.chunks import pageable
     from tacit_vllm.stream import owned, tensors
+
+    from attestation.weights import pages
 
     model = write_model(directory / "shards")
     manifest = seal_model(model, directory / "shards-sealed")
     package = SealedModel.open(directory / "shards-sealed", signer=SIGNER.public_key())
 
-    def read(skip: str, memory: Callable[[int], object] = pageable) -> list[str]:
+    def read(skip: str, memory: Callable[[int], object] = pages) -> list[str]:
         got: list[str] = []
         with package.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
             try:
@@ -262,11 +263,12 @@ def ring() -> dict[str, object]:
     Of both kinds of memory: here without pinning, which no CPU build of torch has.
     """
     import torch
-    from tacit_vllm.chunks import pageable
     from tacit_vllm.stream import _Ring, owned
 
+    from attestation.weights import pages
+
     while_held, after = [], []
-    for memory in (pageable, lambda size: owned(torch.empty(size, dtype=torch.uint8))):
+    for memory in (pages, lambda size: owned(torch.empty(size, dtype=torch.uint8))):
         windows = _Ring(memory)
         first = windows.take(100)
         at = id(first)
@@ -279,7 +281,7 @@ def ring() -> dict[str, object]:
 
 
 def huge() -> dict[str, object]:
-    """Ask for huge pages of two tensors; return which of them the kernel says are advised so."""
+    """Ask for huge pages of some tensors; return which are advised so, and what of them is huge."""
     import torch
     from tacit_vllm.pages import take_huge_pages
 
@@ -297,7 +299,22 @@ def huge() -> dict[str, object]:
     asked, other = torch.empty(64 << 20, dtype=torch.int8), torch.empty(64 << 20, dtype=torch.int8)
     before = advised(asked)
     take_huge_pages([asked, torch.empty(8 << 20, device="meta"), torch.empty(0)])
-    return {"huge pages": [before, advised(asked), advised(other)]}
+    small = [torch.empty(3 << 20, dtype=torch.int8) for _ in range(16)]
+    held = huge_bytes()
+    take_huge_pages(small)
+    for tensor in small:
+        tensor.zero_()
+    return {
+        "huge pages": [before, advised(asked), advised(other)],
+        "huge bytes of 48 MiB": huge_bytes() - held,
+    }
+
+
+def huge_bytes() -> int:
+    """Return how much of this process's memory is in huge pages."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    (line,) = (line for line in rollup.splitlines() if line.startswith("AnonHugePages:"))
+    return int(line.split()[1]) * 1024
 
 
 def main(directory: Path) -> None:

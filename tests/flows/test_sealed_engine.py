@@ -83,6 +83,14 @@ def test_parameters_are_touched_first_in_huge_pages_and_other_memory_is_not(
     assert outcome["huge pages"] == [False, True, False]
 
 
+@pytest.mark.skipif(
+    "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(),
+    reason="this kernel is told to give no huge pages",
+)
+def test_parameters_that_end_inside_a_huge_page_have_it_too(outcome: dict[str, object]) -> None:
+    assert outcome["huge bytes of 48 MiB"] >= 40 << 20
+
+
 def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
     outcome: dict[str, object],
 ) -> None:

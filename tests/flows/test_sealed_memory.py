@@ -16,8 +16,8 @@ WINDOW, IN_FLIGHT = 32 * MIB, 4
 """Of a load to a GPU: two read ahead, one to come, one in use."""
 CHUNKS = 2 * 2 * 4 * MIB
 """Two workers, each with a chunk as sealed and one as plaintext."""
-KEPT = 7 * 4 * MIB
-"""Chunks that a load into parameters keeps: three of the last span, two at the ends, two ahead."""
+KEPT = 9 * 4 * MIB
+"""Chunks that a load into parameters keeps: four of the last span, two at the ends, three ahead."""
 SLACK = 24 * MIB
 """Threads, allocator, the tag table."""
 

@@ -7,24 +7,16 @@ to keep every core busy while the model does something else.
 
 from __future__ import annotations
 
-import mmap
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from attestation.manifest import Manifest, SealedFile
-from attestation.weights import UnlockedModel, Unsealing
+from attestation.weights import UnlockedModel, Unsealing, pages
 
-AHEAD = 2
-"""Chunks begun behind a span, one for each of the threads that a small machine has."""
-
-
-def pageable(size: int) -> mmap.mmap:
-    """Return memory of this process alone, in huge pages where there are any."""
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+AHEAD = 3
+"""Chunks begun behind a span, so that two threads stay busy while vLLM looks for the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +81,7 @@ class Chunks:
         """Return the chunk, begun now if it is not kept yet."""
         place, size = (file.id, index), self.manifest.chunk_size
         if place not in self._kept:
-            room = self._rooms.pop() if self._rooms else memoryview(pageable(size))
+            room = self._rooms.pop() if self._rooms else memoryview(pages(size))
             length = self._length(file, index)
             begun = self._model.begin(file, room[:length], offset=index * size)
             self._kept[place] = _Kept(room, begun)

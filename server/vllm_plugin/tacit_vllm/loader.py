@@ -31,9 +31,9 @@ from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
 from attestation.codec import describe
 from attestation.errors import ConfigError, Refusal
 from attestation.keywire import LoaderSettings
-from attestation.weights import SealedModel, UnlockedModel
+from attestation.weights import SealedModel, UnlockedModel, pages
 from tacit_vllm import keyclient
-from tacit_vllm.chunks import AHEAD, Chunks, pageable
+from tacit_vllm.chunks import AHEAD, Chunks
 from tacit_vllm.pages import take_huge_pages
 from tacit_vllm.rows import Rows
 from tacit_vllm.stream import pinned, tensors
@@ -109,7 +109,7 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         alone = get_tensor_model_parallel_world_size() == 1
         with self._refusing(), unlocked as model:
             if not self._first or (alone and on_gpu):
-                memory = pinned if on_gpu else pageable
+                memory = pinned if on_gpu else pages
                 yield from tensors(model, skip=self._skip, memory=memory)
                 return
             chunks = Chunks(model, ahead=AHEAD if alone else 0)

@@ -14,18 +14,26 @@ from collections.abc import Iterable
 import torch
 
 _HUGE = 2 * 1024 * 1024
+_COLLAPSE = 25
+"""MADV_COLLAPSE of Linux 6.1, which Python has no name for."""
 
 
 def take_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
     """Advise the kernel, before they are written, to back tensors in main memory so (madvise(2)).
 
-    It is advice: a kernel without huge pages answers with an error and gives small ones.
+    The allocator has written its own words in front of a tensor, so the first and the last huge
+    page begin as small ones, which no advice about the next touch changes: these are collapsed. It
+    is advice: a kernel without huge pages answers with an error and gives small ones.
     """
     libc = ctypes.CDLL(None)
+    ends: set[int] = set()
     for tensor in tensors:
         size = tensor.numel() * tensor.element_size()
         if tensor.device.type != "cpu" or size < _HUGE or not tensor.is_contiguous():
             continue
         first = tensor.data_ptr() // _HUGE * _HUGE
-        length = -(-(tensor.data_ptr() + size - first) // _HUGE) * _HUGE
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+        end = -(-(tensor.data_ptr() + size) // _HUGE) * _HUGE
+        ends |= {first, end - _HUGE}
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_HUGEPAGE)
+    for at in ends:  # of two tensors side by side often the same
+        libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(_HUGE), _COLLAPSE)

@@ -17,8 +17,8 @@ import torch
 from attestation.errors import Malformed
 from attestation.manifest import SealedFile
 from attestation.safetensors import PREFIX, TensorPlace, header_size, parse_header
-from attestation.weights import UnlockedModel, Unsealing
-from tacit_vllm.chunks import Chunks, pageable
+from attestation.weights import UnlockedModel, Unsealing, pages
+from tacit_vllm.chunks import Chunks
 from tacit_vllm.windows import Window, windows
 
 _WINDOW = 32 * 1024 * 1024
@@ -72,7 +72,7 @@ def tensors(
     model: UnlockedModel,
     *,
     skip: Callable[[str], bool],
-    memory: Callable[[int], Memory] = pageable,
+    memory: Callable[[int], Memory] = pages,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every tensor whose name `skip` does not reject, once all of its chunks authenticated.
 
@@ -148,7 +148,7 @@ class _Ring:
     def take(self, size: int) -> Memory:
         """Return at least `size` bytes that nobody else holds."""
         if size > _WINDOW:
-            return pageable(size)  # used once: pinning it takes longer than it saves
+            return pages(size)  # used once: pinning it takes longer than it saves
         for slot, count in enumerate(self._counts()):
             if count == self._free:
                 return self._slots[slot]
