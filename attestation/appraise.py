@@ -92,6 +92,9 @@ Affirmed = NewType("Affirmed", _Affirmed)
 """Claims a policy accepts; all that `release` and the client act on. Only `affirmed` makes one."""
 
 
+_RULES = RULES + KEYSET_RULES
+
+
 def appraise(claims: Claims, policy: Policy, *, now: datetime) -> AttestationResult:
     """Answer every check that applies to `claims`; never raises, never stops early."""
     done = appraise_facts(Facts.of(claims), policy, now=now)
@@ -108,9 +111,7 @@ def appraise(claims: Claims, policy: Policy, *, now: datetime) -> AttestationRes
 def appraise_facts(facts: Facts, policy: Policy, *, now: datetime) -> Appraisal:
     """Answer every check that applies to `facts`; a bare quote can be appraised, not affirmed."""
     case = Case(facts, policy, closest_guest(facts.tdx.report, policy.file.tdx.guests), now)
-    rules = RULES
-    if isinstance(facts.binding, KeysetBinding):
-        rules += KEYSET_RULES
+    rules = _RULES if isinstance(facts.binding, KeysetBinding) else RULES
     rules += gpu_rules(facts, policy)
     checks = tuple([Check(rule.id, *rule.judge(case), rule.why, CODES[rule.id]) for rule in rules])
     return Appraisal(policy.name, policy.digest, checks, _expiry(case), case.guest.name)

@@ -234,13 +234,13 @@ class PlatformKind(Document):
         refused = all(platform.flags[name] is False for name in self._refused)
         return refused and platform.sgx_kind in self.sgx_types
 
-    @property
+    @cached_property
     def words(self) -> str:
         """What is accepted, in one line."""
         refused = "".join(f", not {PLATFORM_FLAGS[name]}" for name in self._refused)
         return " or ".join(self.sgx_types) + refused
 
-    @property
+    @cached_property
     def _refused(self) -> tuple[str, ...]:
         return tuple(name for name in PLATFORM_FLAGS if getattr(self, name) == "refused")
 
