@@ -1,4 +1,6 @@
-"""Two engines behind one endpoint, real: an embedder, a reranker, and transformers' own numbers."""
+"""Three engines behind one endpoint: an embedder, a reranker, whose numbers are transformers' own,
+and a model that talks.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from tests.schema_walk import values
 
 pytestmark = pytest.mark.engine
 
-EMBED, RERANK = "qwen3-embedding", "qwen3-reranker"
+EMBED, RERANK, CHAT = "qwen3-embedding", "qwen3-reranker", "qwen3-thinking"
 LENGTH = 256
 WALK_SECONDS = 2
 PAST_THE_GUARD = (
@@ -66,19 +68,23 @@ def models(tmp_path_factory, demo_checkpoint) -> tuple[Path, dict]:
 
 
 @pytest.fixture(scope="module")
-def pooling(tmp_path_factory, models) -> Service:
-    """Serve both; the test that ends an engine comes last."""
+def pooling(tmp_path_factory, models, demo_checkpoint) -> Service:
+    """Serve all of them; the test that ends an engine comes last."""
     made, _ = models
     directory = tmp_path_factory.mktemp("several") / "installation"
-    checkpoints = {EMBED: made / "embedding", RERANK: made / "reranker"}
-    tasks = {EMBED: "embed", RERANK: "rerank"}
+    checkpoints = {EMBED: made / "embedding", RERANK: made / "reranker", CHAT: demo_checkpoint}
+    tasks = {
+        EMBED: {"task": "embed"},
+        RERANK: {"task": "rerank"},
+        CHAT: {"task": "generate", "reasoning": True, "tool_call_parser": "hermes"},
+    }
     served = {name: settings(directory, name, task=task) for name, task in tasks.items()}
     world = World(directory, checkpoint=checkpoints, changes={"models": served})
     with Service.running(world) as running:
         yield running
 
 
-def settings(directory: Path, name: str, *, task: str) -> dict:
+def settings(directory: Path, name: str, *, task: dict) -> dict:
     engine = {
         "python": str(ENGINE),
         "device": "cpu",
@@ -90,7 +96,7 @@ def settings(directory: Path, name: str, *, task: str) -> dict:
         "tensor_parallel_size": 1,
         "kv_cache_gib": 1,
         "start_seconds": 600,
-        "task": task,
+        **task,
     }
     return {
         "sealed": str(directory / "sealed" / name),
@@ -197,22 +203,47 @@ def test_what_the_engine_cannot_do_is_named(client):
     assert client.embeddings.create(model=EMBED, input=["x"] * 32).data[31].index == 31
 
 
+def test_a_conversation_and_its_vectors_come_from_one_endpoint_at_once(pooling, verified):
+    async def both() -> tuple:
+        async with attested_async_client(pooling.url, pooling.policy) as http:
+            base = f"{pooling.url}/v1"
+            asking = AsyncOpenAI(base_url=base, api_key=pooling.api_key, http_client=http)
+            question = [{"role": "user", "content": "What does Tacit keep of my prompt?"}]
+            say = asking.chat.completions.create
+            return await asyncio.gather(
+                say(model=CHAT, messages=question, temperature=0, max_tokens=200),
+                asking.embeddings.create(model=EMBED, input=question[0]["content"]),
+            )
+
+    words, vectors = asyncio.run(both())
+    assert words.model == CHAT
+    assert "othing" in words.choices[0].message.content
+    assert vectors.model == EMBED
+    assert len(vectors.data[0].embedding) > 16
+    refused = verified.post(
+        f"{pooling.url}/v1/embeddings",
+        headers={"authorization": f"Bearer {pooling.api_key}"},
+        json={"model": CHAT, "input": "x"},
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model-task")
+
+
 def test_a_conversation_with_a_model_of_numbers_is_refused(client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=EMBED, messages=[{"role": "user", "content": "x"}])
     assert caught.value.code == "model-task"
 
 
-def test_both_models_are_listed_with_their_tasks_and_attested(client, pooling):
+def test_all_models_are_listed_with_their_tasks_and_attested(client, pooling):
     listed = {model.id: model.task for model in client.models.list()}
-    assert listed == {EMBED: "embed", RERANK: "rerank"}
+    assert listed == {EMBED: "embed", RERANK: "rerank", CHAT: "generate"}
     with attested_client(pooling.url, pooling.policy) as http:
         keyset = http.get(f"{pooling.url}/.well-known/tacit/keyset").json()
-    assert [model["name"] for model in keyset["models"]] == [EMBED, RERANK]
+    assert [model["name"] for model in keyset["models"]] == sorted([EMBED, RERANK, CHAT])
 
 
 def test_each_engine_answers_its_own_routes_and_no_other(pooling):
-    own = {0: "/v1/embeddings", 1: "/classify"}
+    own = {0: "/v1/embeddings", 1: "/classify"}  # the third is that of all other tests
     for number, route in own.items():
         path = pooling.world.run_directory / f"engine-{number}" / "engine.sock"
         transport = httpx2.HTTPTransport(uds=str(path))
@@ -261,8 +292,16 @@ def test_no_sink_holds_a_canary_of_a_text_or_a_query(pooling, tmp_path):
     assert proof.verdict == "nothing-found", proof.to_text()
     assert proof.asked.unexpected == ()
     served = [a.sent for a in proof.asked.answers if a.status == 200 and a.sent.method == "POST"]
-    assert {sent.path for sent in served} >= {"/v1/embeddings", "/v1/rerank"}
-    assert {a.sent.path for a in proof.asked.by_engine} >= {"/v1/embeddings", "/classify"}
+    assert {sent.path for sent in served} >= {
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/chat/completions",
+    }
+    assert {a.sent.path for a in proof.asked.by_engine} >= {
+        "/v1/embeddings",
+        "/classify",
+        "/v1/chat/completions",
+    }
 
 
 def test_an_engine_that_dies_takes_the_replica_out_of_rotation(pooling, verified):
