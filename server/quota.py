@@ -1,8 +1,9 @@
 """Quotas: what a tenant may ask in a minute and at once, settled by what it really used.
 
 A request reserves the most tokens it could cost before the engine sees it, and gets back what it
-did not use. So between any two moments a tenant uses at most its bucket and what flowed in since.
-Levels count tokens times the nanoseconds of a minute, in whole numbers: nothing is rounded.
+did not use. So from a moment at which none of its requests runs, a tenant uses at most its bucket
+and what flowed in since; amid requests, what earlier ones give back comes on top, up to a full
+bucket. Levels count tokens times the nanoseconds of a minute, in whole numbers: nothing is rounded.
 """
 
 from __future__ import annotations
