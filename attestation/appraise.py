@@ -18,6 +18,8 @@ from attestation.policy import Policy
 from attestation.policy_file import stamp
 from attestation.types import Digest
 
+_RULES = RULES + KEYSET_RULES
+
 
 class Check(NamedTuple):
     """One question, answered; the texts hold ids, digests, numbers and dates only.
@@ -90,9 +92,6 @@ class _Affirmed:
 
 Affirmed = NewType("Affirmed", _Affirmed)
 """Claims a policy accepts; all that `release` and the client act on. Only `affirmed` makes one."""
-
-
-_RULES = RULES + KEYSET_RULES
 
 
 def appraise(claims: Claims, policy: Policy, *, now: datetime) -> AttestationResult:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,10 @@ class Authentication:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Hold the tenant's place while a request runs, and settle what it cost."""
+    """Hold the tenant's place while a request runs, and settle what it cost.
+
+    Both end before the last byte leaves: a client that has its answer may ask the next at once.
+    """
 
     app: ASGIApp
     quotas: Quotas
@@ -235,18 +239,29 @@ class Quota:
             await self.app(scope, receive, send)
             return
         allowance = seen.allowance = self.quotas.allowance(seen.tenant)
-        with allowance.place():
-            used: int | None = None
+        used: int | None = None
+
+        def settle() -> None:
+            known = seen.input_tokens is not None
+            allowance.settle(
+                (seen.input_tokens or 0) + (seen.output_tokens or 0) if known else used
+            )
+
+        with ExitStack() as held:
+            held.enter_context(allowance.place())
+            held.callback(settle)
+
+            async def ending(message: Message) -> None:
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    held.close()
+                await send(message)
+
             try:
-                await self.app(scope, receive, send)
+                await self.app(scope, receive, ending)
             except Rejected as refusal:
                 if refusal.status < 500:
                     used = 0  # the engine took no part, or refused
                 raise
-            finally:
-                if seen.input_tokens is not None:
-                    used = seen.input_tokens + (seen.output_tokens or 0)
-                allowance.settle(used)
 
 
 async def respond(

@@ -1,9 +1,8 @@
 """Quotas: what a tenant may ask in a minute and at once, settled by what it really used.
 
 A request reserves the most tokens it could cost before the engine sees it, and gets back what it
-did not use. So from a moment at which none of its requests runs, a tenant uses at most its bucket
-and what flowed in since; amid requests, what earlier ones give back comes on top, up to a full
-bucket. Levels count tokens times the nanoseconds of a minute, in whole numbers: nothing is rounded.
+did not use. So the requests that begin between any two moments use at most their tenant's bucket
+and what flowed in between them (`server.bucket`).
 """
 
 from __future__ import annotations
@@ -15,53 +14,14 @@ from types import MappingProxyType
 from typing import Protocol
 
 from server.access import TenantSettings
+from server.bucket import Bucket, Hold
 from server.errors import BadRequest, Forbidden, Overloaded
 
 Monotonic = Callable[[], int]
 """Nanoseconds since any fixed moment."""
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_MINUTE = 60 * 10**9
 _SECOND = 10**9
-
-
-class Bucket:
-    """A token bucket that is full at first and refills in a minute."""
-
-    def __init__(self, per_minute: int, now: int) -> None:
-        self.per_minute = per_minute
-        self._level = per_minute * _MINUTE
-        self._at = now
-
-    def take(self, amount: int, now: int) -> int | None:
-        """Take `amount` and return None, or take nothing and return the nanoseconds to wait."""
-        self._flow(now)
-        short = amount * _MINUTE - self._level
-        if short > 0:
-            return -(-short // self.per_minute)
-        self._level -= amount * _MINUTE
-        return None
-
-    def settle(self, amount: int, now: int) -> None:
-        """Give `amount` back, or where it is negative take it as a debt to wait for."""
-        self._flow(now)
-        self._level = min(self._level + amount * _MINUTE, self.per_minute * _MINUTE)
-
-    def left(self, now: int) -> int:
-        """Return how many could be taken now."""
-        self._flow(now)
-        return max(0, self._level // _MINUTE)
-
-    def full_in(self, now: int) -> int:
-        """Return the nanoseconds until the bucket is full."""
-        self._flow(now)
-        return -(-(self.per_minute * _MINUTE - self._level) // self.per_minute)
-
-    def _flow(self, now: int) -> None:
-        # a clock that steps back must not drain what was there
-        gone = max(0, now - self._at)
-        self._at = max(self._at, now)
-        self._level = min(self._level + gone * self.per_minute, self.per_minute * _MINUTE)
 
 
 class Allowance(Protocol):
@@ -76,7 +36,7 @@ class Allowance(Protocol):
         ...
 
     def reserve(self, tokens: int) -> None:
-        """Set aside the most that the request can cost, or raise `Overloaded`."""
+        """Set aside, once, the most that the request can cost, or raise `Overloaded`."""
         ...
 
     def settle(self, used: int | None) -> None:
@@ -162,14 +122,16 @@ class _Account:
 class _Metered:
     account: _Account
     monotonic: Monotonic
-    reserved: int = field(default=0)
+    held: Hold | None = field(default=None)
 
     @contextmanager
     def place(self) -> Iterator[None]:
         account = self.account
         if account.in_flight >= account.settings.concurrent_requests:
             raise Overloaded("tenant-busy", retry_after=1)
-        _ask(account.requests, 1, self.monotonic())
+        now = self.monotonic()
+        if not account.requests.spend(1, now):
+            raise _too_soon(account.requests, 1, now)
         account.in_flight += 1
         try:
             yield
@@ -180,15 +142,18 @@ class _Metered:
         return model in self.account.settings.models
 
     def reserve(self, tokens: int) -> None:
-        if tokens > self.account.settings.tokens_per_minute:
+        bucket, now = self.account.tokens, self.monotonic()
+        if tokens > bucket.per_minute:
             raise BadRequest("over-quota")
-        _ask(self.account.tokens, tokens, self.monotonic())
-        self.reserved += tokens
+        self.held = bucket.hold(tokens, now)
+        if self.held is None:
+            raise _too_soon(bucket, tokens, now)
 
     def settle(self, used: int | None) -> None:
-        left = 0 if used is None else self.reserved - used
-        self.account.tokens.settle(left, self.monotonic())
-        self.reserved = 0
+        if self.held is not None:
+            spent = self.held.amount if used is None else used
+            self.account.tokens.settle(self.held, spent, self.monotonic())
+            self.held = None
 
     def headers(self) -> Headers:
         now = self.monotonic()
@@ -203,10 +168,9 @@ class _Metered:
         return found
 
 
-def _ask(bucket: Bucket, amount: int, now: int) -> None:
-    wait = bucket.take(amount, now)
-    if wait is not None:
-        raise Overloaded("rate_limit_exceeded", retry_after=-(-wait // _SECOND))
+def _too_soon(bucket: Bucket, amount: int, now: int) -> Overloaded:
+    wait = bucket.wait(amount, now)
+    return Overloaded("rate_limit_exceeded", retry_after=-(-wait // _SECOND))
 
 
 def _duration(nanoseconds: int) -> str:

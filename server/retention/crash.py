@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from server.retention.asking import Asked
 from server.retention.places import family
@@ -19,8 +20,7 @@ from server.retention.senders import Answered, Sender, endless
 from server.retention.vectors import Writer
 
 _AT_ONCE = 4
-_GENERATING_SECONDS = 1.0
-"""Long enough for the first tokens, too short for a context."""
+_BEGINNING_SECONDS = 120
 _ENDING_SECONDS = 60
 
 
@@ -28,14 +28,24 @@ def crash(sender: Sender, writer: Writer, *, pids: Iterable[int]) -> Asked:
     """Abort the processes of the engines below `pids` while they answer canaries.
 
     SIGABRT is what an assertion or a fault of the driver comes to: where dumps are possible, the
-    kernel dumps the memory then. Requests that ended before are named as not provoked.
+    kernel dumps the memory then. It comes once each answer has begun, or one of them has ended; if
+    all ended before, that is named as not provoked.
     """
     roots = tuple(pids)
     requests = [endless(writer, f"crashed {number}", range(600)) for number in range(_AT_ONCE)]
-    aborting = threading.Timer(_GENERATING_SECONDS, _abort, (roots,))
-    aborting.start()
-    answers = sender.beside(requests)
-    aborting.join()
+    heard = [threading.Event() for _ in requests]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        asked = [
+            pool.submit(sender.ask, sent, event.set)
+            for sent, event in zip(requests, heard, strict=True)
+        ]
+        ends = time.monotonic() + _BEGINNING_SECONDS
+        while not (all(event.is_set() for event in heard) or any(one.done() for one in asked)):
+            if time.monotonic() > ends:
+                break
+            time.sleep(0.01)
+        _abort(roots)
+        answers = [one.result() for one in asked]
     _wait_for_the_end(roots)
     missed = ("a crash during an answer: all of them ended before",) if _whole(answers) else ()
     return Asked(tuple(answers), (), b"", missed)

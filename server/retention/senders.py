@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +19,10 @@ _LONGEST_WAIT_SECONDS = 15
 _NEIGHBOURS = 12
 CUT = 0
 """Status of an answer that broke off."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,14 @@ class Sender:
     client: httpx2.Client
     url: str
 
-    def ask(self, sent: Sent) -> Answered:
-        """Send one request, again while all places are taken."""
-        answered, pause = self._once(sent)
+    def ask(self, sent: Sent, heard: Callable[[], None] = _nothing) -> Answered:
+        """Send one request, again while all places are taken; call `heard` as the body comes."""
+        answered, pause = self._once(sent, heard)
         for _ in range(_TRIES):
             if answered.expected or answered.status not in _BUSY:
                 break
             time.sleep(pause)
-            answered, pause = self._once(sent)
+            answered, pause = self._once(sent, heard)
         return answered
 
     def each(self, requests: Iterable[Sent]) -> list[Answered]:
@@ -62,10 +66,6 @@ class Sender:
     def at_once(self, writer: Writer) -> list[Answered]:
         """Ask more at once than an engine runs, so that requests wait beside one another."""
         requests = [_neighbour(writer, number) for number in range(_NEIGHBOURS)]
-        return self.beside(requests)
-
-    def beside(self, requests: list[Sent]) -> list[Answered]:
-        """Send all at the same time."""
         with ThreadPoolExecutor(len(requests)) as pool:
             return list(pool.map(self.ask, requests))
 
@@ -73,7 +73,7 @@ class Sender:
         """Leave in the middle of an answer."""
         return [self._leave(endless(writer, f"hung up {number}")) for number in range(times)]
 
-    def _once(self, sent: Sent) -> tuple[Answered, float]:
+    def _once(self, sent: Sent, heard: Callable[[], None]) -> tuple[Answered, float]:
         headers = {**(_JSON if sent.body else {}), **sent.headers}
         url = f"{self.url}{sent.path}"
         pause = 0.0
@@ -84,6 +84,7 @@ class Sender:
                 head, identity = str(answer.headers.raw), answer.headers.get("x-request-id", "")
                 for data in answer.iter_raw():
                     body += data
+                    heard()
                 status = answer.status_code
         except httpx2.TransportError:
             pass  # it broke off; what arrived is looked at all the same

@@ -283,7 +283,7 @@ def ring() -> dict[str, object]:
 def huge() -> dict[str, object]:
     """Ask for huge pages of some tensors; return which are advised so, and what of them is huge."""
     import torch
-    from tacit_vllm.pages import take_huge_pages
+    from tacit_vllm.huge_pages import take_huge_pages
 
     def advised(tensor: torch.Tensor) -> bool:
         inside, at = False, tensor.data_ptr() + tensor.nbytes // 2

@@ -236,10 +236,7 @@ def test_an_engine_that_crashes_amid_answers_leaves_nothing_and_the_service_ends
     }, found
     for answer in asked.answers:
         assert answer.status == 200
-    ends = [answer.body.rpartition(b"data: ")[2].strip() for answer in asked.answers]
-    cut = [json.loads(end)["error"]["code"] for end in ends if end != b"[DONE]"]
-    assert cut
-    assert set(cut) == {"engine-failed"}  # a short answer may have ended before
+        assert json.loads(answer.body.rpartition(b"data: ")[2])["error"]["code"] == "engine-failed"
     assert not [pid for pid in engines if Path(f"/proc/{pid}").exists()]
     ends = time.monotonic() + 10  # what another test has there for a moment goes
     while segments() - before:

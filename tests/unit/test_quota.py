@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.access import TenantSettings
+from server.bucket import Bucket
 from server.errors import BadRequest, Forbidden, Overloaded, Rejected
-from server.quota import Bucket, TenantQuotas, Unmetered, quotas
+from server.quota import TenantQuotas, Unmetered, quotas
 
 SECOND = 10**9
 MINUTE = 60 * SECOND
@@ -49,27 +50,47 @@ STEPS = st.lists(
 )
 
 
+class Ideal:
+    """A bucket that knew from the start what each request uses: it goes through all again."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self.taken: list[list[int]] = []
+
+    def level(self, now: int) -> int:
+        full = self.per_minute * MINUTE
+        level, at = full, 0
+        for when, amount in self.taken:
+            level = min(full, level + (when - at) * self.per_minute) - amount * MINUTE
+            at = when
+        return min(full, level + (now - at) * self.per_minute)
+
+
 @settings(max_examples=300)
 @example(36, [(0, 8, 0, 1), (13_333_333_333, 1, 0, 2), (1_666_666_667, 30, 97, 0), (0, 16, 50, 0)])
+@example(10, [(0, 10, 0, 1), (MINUTE, 10, 100, 0), (0, 1, 0, 0)])
 @given(st.integers(1, 100), STEPS)
-def test_never_more_is_used_than_the_bucket_and_what_flowed_in(per_minute, steps):
-    bucket = Bucket(per_minute, 0)
-    now, used, running = 0, [], []
+def test_between_any_two_moments_a_bucket_and_what_flowed_in_is_used_and_none_is_lost(
+    per_minute, steps
+):
+    bucket, ideal = Bucket(per_minute, 0), Ideal(per_minute)
+    now, running, used = 0, [], []
     for passes, reserved, percent, others in steps:
         now += passes
-        alone = not running
-        if bucket.take(reserved, now) is None:
+        if held := bucket.hold(reserved, now):
             spent = reserved * percent // 100
-            running.append((reserved, spent))
-            used.append((now, spent, alone))
+            ideal.taken.append([now, reserved])
+            running.append((held, spent, ideal.taken[-1]))
+            used.append((now, spent))
         while len(running) > others:
-            reserved_then, spent_then = running.pop(0)
-            bucket.settle(reserved_then - spent_then, now)
-    for first, (begin, _, alone) in enumerate(used):
-        # what earlier requests give back is theirs of earlier minutes, beside a bucket filled since
-        for last in range(first, len(used) if alone else first):
+            held, spent, taken = running.pop((reserved + percent) % len(running))
+            bucket.settle(held, spent, now)
+            taken[1] = spent
+        assert bucket.left(now) == ideal.level(now) // MINUTE
+    for first, (begin, _) in enumerate(used):
+        for last in range(first, len(used)):
             end = used[last][0]
-            total = sum(spent for _, spent, _ in used[first : last + 1])
+            total = sum(spent for _, spent in used[first : last + 1])
             assert total * MINUTE <= per_minute * MINUTE + (end - begin) * per_minute
 
 
@@ -77,37 +98,44 @@ def test_never_more_is_used_than_the_bucket_and_what_flowed_in(per_minute, steps
 @given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, MINUTE))
 def test_the_wait_is_exact_to_the_nanosecond(per_minute, amount, passes):
     bucket = Bucket(per_minute, 0)
-    assert bucket.take(per_minute, 0) is None
-    wait = bucket.take(amount, passes)
-    if wait is None:
+    assert bucket.spend(per_minute, 0)
+    wait = bucket.wait(amount, passes)
+    if wait == 0:
         assert amount * MINUTE <= passes * per_minute
     elif amount <= per_minute:
-        assert bucket.take(amount, passes + wait - 1) is not None
-        assert bucket.take(amount, passes + wait) is None
+        assert not bucket.spend(amount, passes + wait - 1)
+        assert bucket.spend(amount, passes + wait)
 
 
 def test_a_refund_fills_no_bucket_beyond_its_brim():
     bucket = Bucket(10, 0)
-    assert bucket.take(10, 0) is None
-    bucket.settle(10, MINUTE)
+    held = bucket.hold(10, 0)
+    bucket.settle(held, 0, MINUTE)
     assert bucket.left(MINUTE) == 10
     assert bucket.full_in(MINUTE) == 0
 
 
+def test_what_flowed_in_beside_a_long_request_is_not_lost():
+    bucket = Bucket(10, 0)
+    held = bucket.hold(10, 0)
+    bucket.settle(held, 10, MINUTE)
+    assert bucket.left(MINUTE) == 10
+
+
 def test_what_cost_more_than_was_reserved_is_a_debt():
     bucket = Bucket(60, 0)
-    assert bucket.take(10, 0) is None
-    bucket.settle(-80, 0)
+    bucket.settle(bucket.hold(10, 0), 90, 0)
     assert bucket.left(0) == 0
-    assert bucket.take(1, 0) == 31 * SECOND
+    assert not bucket.spend(1, 0)
+    assert bucket.wait(1, 0) == 31 * SECOND
 
 
 def test_a_clock_that_steps_back_drains_nothing_and_fills_nothing():
     bucket = Bucket(60, 100 * SECOND)
-    assert bucket.take(60, 100 * SECOND) is None
-    assert bucket.take(1, 0) == SECOND
-    assert bucket.take(1, 101 * SECOND) is None
-    assert bucket.take(1, 101 * SECOND) is not None
+    assert bucket.spend(60, 100 * SECOND)
+    assert bucket.wait(1, 0) == SECOND
+    assert bucket.spend(1, 101 * SECOND)
+    assert not bucket.spend(1, 101 * SECOND)
 
 
 def refused(kind, code, act) -> Rejected:

@@ -34,7 +34,7 @@ from attestation.keywire import LoaderSettings
 from attestation.weights import SealedModel, UnlockedModel, pages
 from tacit_vllm import keyclient
 from tacit_vllm.chunks import AHEAD, Chunks
-from tacit_vllm.pages import take_huge_pages
+from tacit_vllm.huge_pages import take_huge_pages
 from tacit_vllm.rows import Rows
 from tacit_vllm.stream import pinned, tensors
 
