@@ -8,11 +8,12 @@ from typing import NamedTuple, NewType, NoReturn
 
 from attestation.authenticate import Claims
 from attestation.binding import KeysetBinding
-from attestation.checks import RULES, Case, Facts, closest_guest
+from attestation.checks import RULES, Case, closest_guest
 from attestation.checks_gpu import GpuCase, device_rows, gpu_rules, word_ends, words_end
 from attestation.checks_keyset import KEYSET_RULES
 from attestation.codes import CODES
 from attestation.errors import NotAffirmed
+from attestation.facts import Facts
 from attestation.gpu.claims import GpuClaims
 from attestation.policy import Policy
 from attestation.policy_file import stamp
@@ -58,7 +59,7 @@ class Appraisal:
         """The id of the first failed check: the stable code of this refusal."""
         if not self.checks:
             return "result-empty"
-        return self.failed[0].id if self.failed else None
+        return next((check.id for check in self.checks if not check.passed), None)
 
     def __bool__(self) -> NoReturn:
         raise TypeError("an appraisal is no truth value; call affirmed(now)")
@@ -75,9 +76,9 @@ class AttestationResult(Appraisal):
 
         The code is the id of the first failed check, or `result-expired`.
         """
-        if self.code is not None:
+        if (code := self.code) is not None:
             ids = ", ".join(check.id for check in self.failed)
-            raise NotAffirmed(self.code, f"policy {self.policy} refuses: {ids}")
+            raise NotAffirmed(code, f"policy {self.policy} refuses: {ids}")
         if now >= self.expires_at:
             raise NotAffirmed("result-expired", f"the result ended at {stamp(self.expires_at)}")
         return Affirmed(_Affirmed(self.claims, self.policy_digest, self.expires_at))
@@ -96,24 +97,25 @@ Affirmed = NewType("Affirmed", _Affirmed)
 
 def appraise(claims: Claims, policy: Policy, *, now: datetime) -> AttestationResult:
     """Answer every check that applies to `claims`; never raises, never stops early."""
-    done = appraise_facts(Facts.of(claims), policy, now=now)
-    return AttestationResult(
-        policy=done.policy,
-        policy_digest=done.policy_digest,
-        checks=done.checks,
-        expires_at=min(done.expires_at, claims.expires_at),
-        guest=done.guest,
-        claims=claims,
-    )
+    checks, ends, guest = _answers(claims, policy, now)
+    ends = min(ends, claims.expires_at)
+    return AttestationResult(policy.name, policy.digest, checks, ends, guest, claims)
 
 
 def appraise_facts(facts: Facts, policy: Policy, *, now: datetime) -> Appraisal:
     """Answer every check that applies to `facts`; a bare quote can be appraised, not affirmed."""
+    return Appraisal(policy.name, policy.digest, *_answers(facts, policy, now))
+
+
+def _answers(
+    facts: Facts, policy: Policy, now: datetime
+) -> tuple[tuple[Check, ...], datetime, str]:
+    """Return the checks, when the first of them would turn, and the name of the closest guest."""
     case = Case(facts, policy, closest_guest(facts.tdx.report, policy.file.tdx.guests), now)
     rules = _RULES if isinstance(facts.binding, KeysetBinding) else RULES
     rules += gpu_rules(facts, policy)
     checks = tuple([Check(rule.id, *rule.judge(case), rule.why, CODES[rule.id]) for rule in rules])
-    return Appraisal(policy.name, policy.digest, checks, _expiry(case), case.guest.name)
+    return checks, _expiry(case), case.guest.name
 
 
 def appraise_device(device: GpuClaims, policy: Policy, *, now: datetime) -> Appraisal:

@@ -10,6 +10,7 @@ from typing import NewType
 from attestation.binding import Binding, KbsBinding, report_data
 from attestation.errors import Malformed, NotAuthentic, Undecidable
 from attestation.evidence import Evidence
+from attestation.facts import Facts
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.evidence import MAX_GPU, GpuEndorsements, GpuEvidence, bound_nonce
 from attestation.gpu.verify import GpuRoots, verify_gpu
@@ -51,19 +52,9 @@ class Roots:
         object.__setattr__(self, "quotes", QuoteVerifier(Root.parse(self.tdx_der)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Claims:
-    simulated: bool
-    """The root is a simulator's: the signatures hold and prove nothing about hardware."""
-    tdx: TdxClaims
-    runtime: tuple[RuntimeEvent, ...]
-    """What the guest measured into RTMR3 after boot, in order; empty without an event log."""
-    events: EventSummary
-    """Whether there was an event log (its replay equals the quote's RTMRs) and what to note."""
-    gpu: tuple[GpuClaims, ...]
-    """What each GPU and switch states, empty for a guest without them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claims(Facts):
     binding: Binding
-    """The keyset or KBS runtime data that REPORT_DATA commits to, with the expected nonce."""
     expires_at: datetime
     """When the first signature or list that this rests on ends."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from attestation.codec import canonical_json, length_prefixed
 from attestation.keyset import Keyset
-from attestation.types import Digest, Nonce, ReportData
+from attestation.types import Nonce, ReportData
 
 _GPU = b"tacit/v1/gpu"
 _TDX = b"tacit/v1/tdx"
@@ -58,7 +58,7 @@ def report_data(binding: Binding, *, event_log: bytes, gpu_evidence: bytes) -> R
     parts = length_prefixed(
         binding.nonce,
         binding.keyset.digest.value,
-        Digest.sha256(gpu_evidence).value,
-        Digest.sha256(event_log).value,
+        hashlib.sha256(gpu_evidence).digest(),
+        hashlib.sha256(event_log).digest(),
     )
     return ReportData(hashlib.sha512(_TDX + parts).digest())

@@ -7,41 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
-from attestation.authenticate import Claims
-from attestation.binding import Binding
-from attestation.gpu.claims import GpuClaims
+from attestation.facts import Facts
 from attestation.policy import Policy
-from attestation.policy_file import GUEST_FIELDS, PLATFORM_FLAGS, Guest, PolicyFile, stamp
-from attestation.tdx.claims import TcbStatus, TdReport, TdxClaims
-from attestation.tdx.eventlog import EventSummary, RuntimeEvent
+from attestation.policy_file import GUEST_FIELDS, Guest, PolicyFile, stamp
+from attestation.tdx.claims import TcbStatus, TdReport
 
 RUNTIME_DOMAIN = "tacit.inference/v1"
 """Domain of the RTMR3 events this product measures: one `config`, then a `model` per name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What verified evidence states, whether or not it was bound to a keyset."""
-
-    simulated: bool
-    tdx: TdxClaims
-    runtime: tuple[RuntimeEvent, ...]
-    events: EventSummary
-    binding: Binding | None
-    """`None` for a bare quote, which nothing ties to a key or a nonce."""
-    gpu: tuple[GpuClaims, ...] = ()
-
-    @classmethod
-    def of(cls, claims: Claims) -> Facts:
-        """Return what authenticated evidence states."""
-        return cls(
-            claims.simulated,
-            claims.tdx,
-            claims.runtime,
-            claims.events,
-            claims.binding,
-            claims.gpu,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +112,8 @@ def _evaluation(case: Case) -> Answer:
 
 def _collateral_age(case: Case) -> Answer:
     days, issued = case.file.tdx.tcb.collateral_max_age_days, case.facts.tdx.collateral.issued
-    oldest = case.now - timedelta(days=days)
-    return issued > oldest, f"issued after {stamp(oldest)}", stamp(issued)
+    recent = case.now - issued < timedelta(days=days)
+    return recent, f"at most {days} days old", f"issued {stamp(issued)}"
 
 
 def _attributes(case: Case) -> Answer:
@@ -163,12 +135,9 @@ def _platform(case: Case) -> Answer:
 
 def _platform_kind(case: Case) -> Answer:
     accepted, platform = case.file.tdx.platform_kind, case.facts.tdx.platform
-    said = {True: "", False: "not ", None: "unstated: "}
-    flags = (f"{said[flag]}{PLATFORM_FLAGS[name]}" for name, flag in platform.flags.items())
-    actual = ", ".join([platform.sgx_kind, *flags])
     if accepted == "any":
-        return True, "any", actual
-    return accepted.accepts(platform), accepted.words, actual
+        return True, "any", platform.words
+    return accepted.accepts(platform), accepted.words, platform.words
 
 
 def _module_signer(case: Case) -> Answer:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from attestation.checks import Answer, Case, Facts, Rule
+from attestation.checks import Answer, Case, Rule
+from attestation.facts import Facts
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind, Mode
 from attestation.policy import Policy
@@ -159,10 +160,10 @@ def _measurements(case: GpuCase) -> Answer:
 
 
 def _ocsp_age(case: GpuCase) -> Answer:
-    limit = case.now - timedelta(days=case.expected.ocsp_max_age_days)
-    oldest = _oldest_word(case)
-    passed = oldest is not None and oldest > limit
-    return passed, f"issued after {stamp(limit)}", "none" if oldest is None else stamp(oldest)
+    days, oldest = case.expected.ocsp_max_age_days, _oldest_word(case)
+    recent = oldest is not None and case.now - oldest < timedelta(days=days)
+    issued = "none" if oldest is None else f"issued {stamp(oldest)}"
+    return recent, f"at most {days} days old", issued
 
 
 def _oldest_word(case: GpuCase) -> datetime | None:

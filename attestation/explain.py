@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from attestation.appraise import Appraisal, AttestationResult, Check
 from attestation.binding import Binding, KeysetBinding
-from attestation.checks import Facts
 from attestation.codes import CODES
 from attestation.errors import Malformed, Refusal, Undecidable
 from attestation.explain_gpu import gpu_json, gpu_policy_words, gpu_words
+from attestation.facts import Facts
 from attestation.gpu.claims import GpuClaims
 from attestation.keyset import Posture, ServedModel
 from attestation.policy_file import PolicyFile, stamp
@@ -102,7 +102,7 @@ class Answer:
 
 def of_result(result: AttestationResult, *, now: datetime) -> Answer:
     """Explain an attestation result at `now`."""
-    return of_appraisal(result, Facts.of(result.claims), now=now)
+    return of_appraisal(result, result.claims, now=now)
 
 
 def of_appraisal(appraisal: Appraisal, facts: Facts, *, now: datetime) -> Answer:

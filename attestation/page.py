@@ -14,9 +14,9 @@ from importlib import resources
 
 from attestation.appraise import Check
 from attestation.binding import KeysetBinding
-from attestation.checks import Facts
 from attestation.explain import Answer, printable, weights_words
 from attestation.explain_gpu import gpu_words
+from attestation.facts import Facts
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind
 from attestation.policy import Policy

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +19,7 @@ from pydantic import (
 from attestation.codec import Document
 from attestation.gpu.report import Mode
 from attestation.keyset import DigestText, Line, Name
-from attestation.tdx.claims import Platform, TcbStatus
+from attestation.tdx.claims import PLATFORM_FLAGS, Platform, TcbStatus
 
 _DEBUG_BITS = 0xFF
 """TD_ATTRIBUTES bits 7..0, the TUD group: any of them set makes a TD untrusted (TDX module ABI)."""
@@ -207,12 +206,6 @@ class Guest(Document):
             field: f"{' or '.join(value.hex() for value in values)} (guest {self.name})"
             for field, values in self.accepted.items()
         }
-
-
-PLATFORM_FLAGS = MappingProxyType(
-    {"dynamic": "dynamic", "cached_keys": "cached keys", "smt": "SMT"}
-)
-"""Flag of a platform -> the words for it."""
 
 
 class PlatformKind(Document):

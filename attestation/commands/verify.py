@@ -163,7 +163,6 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
     """Verify a report that was kept, at `--at`, else when it was saved, else now."""
     from attestation.appraise import appraise
     from attestation.authenticate import authenticate
-    from attestation.checks import Facts
 
     saved = report.verification
     moment: datetime = arguments.at or (saved.verified_at if saved else files.now())
@@ -183,7 +182,7 @@ def of_report(report: Report, policy: Policy | None, *, arguments: argparse.Name
     if saved is not None:
         report.check_tls_key(Digest.parse(saved.tls_spki))
     if policy is None:
-        return as_of(of_authentic(Facts.of(claims)), moment)
+        return as_of(of_authentic(claims), moment)
     if saved is not None and Policy.digest_of(saved.policy.encode()) != policy.digest:
         print("note: the report was saved under another policy than this one", file=sys.stderr)
     result = appraise(claims, policy, now=moment)

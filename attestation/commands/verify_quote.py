@@ -9,11 +9,11 @@ from pathlib import Path
 
 from attestation.appraise import appraise_facts
 from attestation.authenticate import Roots, replayed_events
-from attestation.checks import Facts
 from attestation.codec import unhex
 from attestation.commands import files
 from attestation.errors import NotAuthentic, Refusal
 from attestation.explain import Answer, as_of, of_appraisal, of_authentic, of_refusal
+from attestation.facts import Facts
 from attestation.outlook import Outlook
 from attestation.policy import Policy, intel_roots
 from attestation.tdx.claims import TdxClaims

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
+from types import MappingProxyType
 
 
 class TcbStatus(Enum):
@@ -124,8 +126,14 @@ class Tcb:
 
 _SGX_KINDS = ("standard", "scalable", "scalable-with-integrity")
 
+PLATFORM_FLAGS = MappingProxyType(
+    {"dynamic": "dynamic", "cached_keys": "cached keys", "smt": "SMT"}
+)
+"""Flag of a platform -> the words for it."""
+_SAID = MappingProxyType({True: "", False: "not ", None: "unstated: "})
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Platform:
     """The machine, from the SGX extension of its PCK certificate."""
 
@@ -158,6 +166,12 @@ class Platform:
         number = self.sgx_type
         return _SGX_KINDS[number] if 0 <= number < len(_SGX_KINDS) else str(number)
 
+    @cached_property
+    def words(self) -> str:
+        """The SGX type and what is certified of each flag, in one line."""
+        flags = (f"{_SAID[flag]}{PLATFORM_FLAGS[name]}" for name, flag in self.flags.items())
+        return ", ".join([self.sgx_kind, *flags])
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -184,8 +198,7 @@ class Collateral:
 
         The root CRL is issued once a year and judged by its window alone.
         """
-        windows = (self.tcb_info, self.qe_identity, self.pck_crl)
-        return min(window.issued for window in windows)
+        return min(self.tcb_info.issued, self.qe_identity.issued, self.pck_crl.issued)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ class QuoteFrame:
     version: int
     body: bytes
     """The TD report, of one of `BODY_SIZES`."""
-    pck_pem: bytes
-    """PCK leaf, PCK CA and root in PEM."""
+    signature: bytes
+    """The signature data: quote signature, key, and what certifies that key."""
     lasting: bytes
     """The quote but for REPORT_DATA and the 64-byte signature, all that a new nonce changes."""
 
@@ -39,9 +39,10 @@ class QuoteFrame:
     def parse(cls, quote: bytes) -> QuoteFrame:
         """Walk a version 4 or 5 quote (Intel TDX DCAP Quoting Library API, appendix 3).
 
-        Every length must fit exactly and whatever follows the signature must be zero (the quoting
-        service pads its buffer). Raises `Malformed` `too-large`, `quote-unsupported` for other
-        kinds of evidence, `quote-malformed` for everything else.
+        Every length must fit exactly (those inside the signature are read by `pck_chain`), and
+        whatever follows the signature must be zero: the quoting service pads its buffer. Raises
+        `Malformed` `too-large`, `quote-unsupported` for other kinds of evidence, `quote-malformed`
+        for everything else.
         """
         if len(quote) > MAX_QUOTE:
             raise Malformed("too-large", f"quote of {len(quote)} bytes, limit {MAX_QUOTE}")
@@ -52,12 +53,16 @@ class QuoteFrame:
             raise Malformed("quote-malformed", f"bytes other than zero follow the quote at {at}")
         bound_at, sealed_at = body_at + _REPORT_DATA_AT, signature_at + 4
         lasting = quote[:bound_at] + quote[bound_at + 64 : sealed_at] + quote[sealed_at + 64 : at]
-        return cls(version, quote[body_at:signature_at], _pck_pem(signature), lasting)
+        return cls(version, quote[body_at:signature_at], signature, lasting)
 
     @property
     def pck_chain(self) -> tuple[bytes, bytes, bytes]:
-        """DER of PCK leaf, PCK CA and root; raises `Malformed` `certificate-malformed`."""
-        chain = parse_pem_chain(self.pck_pem, what="PCK certificate chain", longest=3)
+        """DER of PCK leaf, PCK CA and root.
+
+        Raises `Malformed`, `certificate-malformed` where it is the certificates that are.
+        """
+        pem = _pck_pem(self.signature)
+        chain = parse_pem_chain(pem, what="PCK certificate chain", longest=3)
         if len(chain) != 3:
             raise Malformed("certificate-malformed", "a PCK chain holds leaf, authority and root")
         return chain

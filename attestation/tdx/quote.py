@@ -35,8 +35,7 @@ class _Placed:
 
     platform: Platform
     tcb: Tcb
-    pck_end: datetime
-    """When its PCK certificate ends."""
+    collateral: Collateral
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +78,17 @@ class QuoteVerifier:
         if seconds < 0:
             raise Undecidable("collateral-future", "the given time is before 1970")
         frame = QuoteFrame.parse(quote)
+        report = decode_report(frame.body)
         known = self._known.find(collateral)
         placed = None if known is None else known.machines.find(frame.lasting)
         if known is None or placed is None:
             known, placed = self._learn(
-                quote, collateral, frame=frame, known=known, seconds=seconds
+                quote, collateral, frame=frame, report=report, known=known, seconds=seconds
             )
         else:
             self._authenticate(quote, known.form, seconds=seconds)
-        report = decode_report(frame.body)
-        return _claims(frame.version, report, stated=known.stated, placed=placed, now=now)
+        known.stated.check_dates(now)
+        return TdxClaims(frame.version, report, placed.tcb, placed.platform, placed.collateral)
 
     def _learn(
         self,
@@ -96,10 +96,14 @@ class QuoteVerifier:
         collateral: bytes,
         *,
         frame: QuoteFrame,
+        report: TdReport,
         known: _Known | None,
         seconds: int,
     ) -> tuple[_Known, _Placed]:
-        """Verify a guest not seen before; keep what the library says of its machine."""
+        """Verify a guest not seen before; keep what the library says of its machine.
+
+        What is checked here alone is in what lasts, and so true of each quote that has the same.
+        """
         chain = frame.pck_chain
         if known is not None:
             words = self._ask(quote, known.form, seconds=seconds)
@@ -110,8 +114,10 @@ class QuoteVerifier:
             stated = Stated.of(sent, root=self.root)
             known = self._known.keep(collateral, _Known(form, stated))
         end = check_pck(chain, known.stated, root=self.root)
-        report = decode_report(frame.body)
         placed = _placed(Machine.parse(words), report, stated=known.stated, pck_end=end)
+        check_attributes(report)
+        check_module_not_rolled_back(report)
+        check_extension(report.extension)
         return known, known.machines.keep(frame.lasting, placed)
 
     def _ask(self, quote: bytes, collateral: dcap_qvl.QuoteCollateralV3, *, seconds: int) -> str:
@@ -176,26 +182,11 @@ def _placed(machine: Machine, report: TdReport, *, stated: Stated, pck_end: date
         qe_identity_evaluation=stated.qe_identity["tcbEvaluationDataNumber"],
         short=shortfall(stated.tcb_info, platform=machine.platform, tee_tcb_svn=report.tee_tcb_svn),
     )
-    return _Placed(machine.platform, tcb, pck_end)
-
-
-def _claims(
-    version: int, report: TdReport, *, stated: Stated, placed: _Placed, now: datetime
-) -> TdxClaims:
-    stated.check_dates(now)
-    check_attributes(report)
-    check_module_not_rolled_back(report)
-    check_extension(report.extension)
-    return TdxClaims(
-        quote_version=version,
-        report=report,
-        tcb=placed.tcb,
-        platform=placed.platform,
-        collateral=Collateral(
-            tcb_info=stated.tcb_info_window,
-            qe_identity=stated.qe_identity_window,
-            root_crl=stated.root_crl,
-            pck_crl=stated.pck_crl,
-            expires=min(placed.pck_end, stated.expires),
-        ),
+    collateral = Collateral(
+        tcb_info=stated.tcb_info_window,
+        qe_identity=stated.qe_identity_window,
+        root_crl=stated.root_crl,
+        pck_crl=stated.pck_crl,
+        expires=min(pck_end, stated.expires),
     )
+    return _Placed(machine.platform, tcb, collateral)

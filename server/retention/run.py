@@ -11,7 +11,6 @@ import httpx2
 
 from attestation.appraise import Affirmed
 from attestation.binding import KeysetBinding
-from attestation.checks import Facts
 from attestation.client import AttestedTransport, RelyingParty, Session
 from attestation.errors import ConfigError
 from attestation.policy import Policy
@@ -140,7 +139,7 @@ def _opened(target: Target) -> Iterator[tuple[Service, bool]]:
                 operated,
                 target.settings.file.limits if target.settings else None,
             ),
-            Facts.of(session.affirmed.claims).simulated,
+            session.affirmed.claims.simulated,
         )
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from attestation.appraise import appraise_facts
 from attestation.binding import KeysetBinding
-from attestation.checks import Facts
 from attestation.cli import main
 from attestation.draft import Draft
+from attestation.facts import Facts
 from attestation.policy import Policy, intel_roots
 from attestation.report import Report
 from attestation.simulator.guest import SoftwareGuest

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from attestation.checks import Facts
 from attestation.errors import ConfigError, Malformed, NotAffirmed, NotAuthentic, Undecidable
 from attestation.explain import (
     SIMULATED,
@@ -51,7 +50,7 @@ def refused():
 
 
 def answers():
-    facts = Facts.of(World().result().claims)
+    facts = World().result().claims
     yield affirmed()
     yield refused()
     yield of_authentic(facts)
@@ -145,7 +144,7 @@ def test_a_result_past_its_end_is_not_shown_as_affirmed():
 
 
 def test_authentic_is_less_than_affirmed():
-    text = of_authentic(Facts.of(World().result().claims)).to_text()
+    text = of_authentic(World().result().claims).to_text()
     assert "no policy was applied" in text
     assert "affirmed" not in text
 

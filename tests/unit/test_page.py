@@ -13,7 +13,6 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from attestation.binding import KeysetBinding
-from attestation.checks import Facts
 from attestation.cli import main
 from attestation.ear import TokenKey, result_claims
 from attestation.errors import NotAuthentic
@@ -113,7 +112,7 @@ def test_the_page_loads_nothing(verdict):
         world = World(policy=changed_policy("tdx/guests/0/mrtd", "5a" * 48))
     answer = of_result(world.result(), now=NOW)
     if verdict == "authentic":
-        answer = of_authentic(Facts.of(world.result().claims))
+        answer = of_authentic(world.result().claims)
     if verdict == "malformed":
         answer = of_refusal(NotAuthentic("tdx-signature", "altered"), simulated=True)
     text = page(answer, subject(world))

@@ -126,8 +126,7 @@ def test_a_guest_of_this_kind_is_affirmed_and_explained():
     }
     result = World(launch=launch).result()
     assert result.failed == ()
-    from attestation.checks import Facts
 
-    told = "\n".join(sentences(Facts.of(result.claims), guest=result.guest))
+    told = "\n".join(sentences(result.claims, guest=result.guest))
     assert f"TD {bytes(range(8)).hex()}…" in told
     assert SoftwareGuest(INTEL, **launch).report.extension == ALONE

@@ -18,8 +18,8 @@ import pytest
 
 from attestation.appraise import appraise_facts
 from attestation.authenticate import authenticate
-from attestation.checks import Facts
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Refusal, Undecidable
+from attestation.facts import Facts
 from attestation.policy import Policy, intel_roots
 from attestation.report import Report
 from attestation.simulator.guest import LAUNCH
@@ -120,7 +120,7 @@ def test_a3_only_the_statuses_a_policy_names_pass(status):
         assert code(state=tcb(levels=(PlatformLevel(status=status.value),))) == "tcb-revoked"
         return
     if status.value.startswith("TDRelaunch"):  # Intel's library derives it, nobody signs it
-        facts = Facts.of(World().result().claims)
+        facts = World().result().claims
         judged = replace(facts, tdx=replace(facts.tdx, tcb=replace(facts.tdx.tcb, status=status)))
         done = appraise_facts(judged, World().policy, now=NOW)
         assert [check.id for check in done.failed] == ["tdx.tcb-status"]
