@@ -15,11 +15,15 @@ Integers are big-endian; lp is `codec.length_prefixed`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.utils import Buffer
 
@@ -74,22 +78,32 @@ class FileCipher:
 
     def __init__(self, key: DataKey, *, shape: FileShape) -> None:
         info = _FILE + length_prefixed(shape.file.to_bytes(4, "big"))
-        self._aead = AESGCM(_derive(key, generation=shape.generation, info=info))
+        own = _derive(key, generation=shape.generation, info=info)
+        self._aead, self._aes = AESGCM(own), AES(own)
         self._shape = shape
 
     def seal_into(self, index: int, chunk: Buffer, *, out: Buffer) -> None:
         """Encrypt `chunk` into `out`, which has room for exactly the chunk and its tag."""
         self._aead.encrypt_into(_nonce(index), chunk, self._shape.chunk(index), out)
 
-    def open_into(self, index: int, sealed: Buffer, *, out: memoryview) -> None:
-        """Decrypt chunk and tag into `out`, or wipe `out` and raise `NotAuthentic`.
+    def open_into(
+        self, index: int, sealed: memoryview, tag: bytes, *, parts: Iterable[memoryview]
+    ) -> None:
+        """Decrypt a chunk into `parts`, together as long as it, or wipe them and raise.
 
-        The library leaves unverified plaintext behind when a tag is wrong; nobody may see it.
+        `NotAuthentic` `weights-chunk`: plaintext is written before the tag is compared, so nobody
+        may see `parts` until this returns.
         """
+        opening = Cipher(self._aes, GCM(_nonce(index), tag, TAG)).decryptor()
+        opening.authenticate_additional_data(self._shape.chunk(index))
+        at, parts = 0, tuple(parts)
         try:
-            self._aead.decrypt_into(_nonce(index), sealed, self._shape.chunk(index), out)
+            for part in parts:
+                at += opening.update_into(sealed[at : at + len(part)], part)
+            opening.finalize()
         except InvalidTag:
-            out[:] = bytes(len(out))
+            for part in parts:
+                part[:] = bytes(len(part))
             why = f"file {self._shape.file}, chunk {index} of {self._shape.count}"
             raise NotAuthentic("weights-chunk", why) from None
 

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ from attestation.weights.pages import pages
 SMALL_ROLES: frozenset[Role] = frozenset({"config", "tokenizer", "template"})
 """Roles that an engine reads as ordinary files."""
 
+Part = tuple[int, memoryview]
+"""Where in a chunk some bytes begin, and where as many of them go as fit."""
+
 _MAX_SMALL = 256 * 1024 * 1024
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 
@@ -44,22 +47,23 @@ class _Source:
 
 
 class Unsealing:
-    """Chunks on their way into one buffer, which nobody may read before `wait` returns."""
+    """Chunks on their way into buffers, which nobody may read before `wait` returns."""
 
-    def __init__(self, chunks: list[Future[None]], *, buffer: memoryview) -> None:
+    def __init__(self, chunks: list[Future[None]], *, buffers: Sequence[memoryview]) -> None:
         self._chunks = chunks
-        self._buffer = buffer
+        self._buffers = buffers
 
     def wait(self) -> None:
-        """Return when every chunk authenticated, or wipe the buffer and raise the first refusal."""
+        """Return once every chunk authenticated, or wipe the buffers and raise a refusal."""
         wait(self._chunks)
         failed = next((e for chunk in self._chunks if (e := chunk.exception())), None)
         if failed is not None:
-            self._buffer[:] = bytes(len(self._buffer))
+            for buffer in self._buffers:
+                buffer[:] = bytes(len(buffer))
             raise failed
 
     def abandon(self) -> None:
-        """Stop what has not begun and wait for the rest, so that the buffer may be let go."""
+        """Stop what has not begun and wait for the rest, so that the buffers may be let go."""
         for chunk in self._chunks:
             chunk.cancel()
         wait(self._chunks)
@@ -79,7 +83,7 @@ class UnlockedModel:
         self._slots: SimpleQueue[tuple[memoryview, memoryview]] = SimpleQueue()
         size = manifest.chunk_size
         for _ in range(workers):
-            self._slots.put((memoryview(pages(size + TAG)), memoryview(pages(size))))
+            self._slots.put((memoryview(pages(size)), memoryview(pages(size))))
         self._open: dict[int, _Source] = {}
         self._lock = Lock()
 
@@ -113,27 +117,39 @@ class UnlockedModel:
         size, end, jobs = self.manifest.chunk_size, offset + len(buffer), []
         for index in range(offset // size, -(-end // size)) if len(buffer) else ():
             start, stop = max(offset, index * size), min(end, (index + 1) * size)
-            part = buffer[start - offset : stop - offset]
-            jobs.append(
-                self._pool.submit(self._chunk, source, index, part, skip=start - index * size)
-            )
-        return Unsealing(jobs, buffer=buffer)
+            part = start - index * size, buffer[start - offset : stop - offset]
+            jobs.append(self._pool.submit(self._chunk, source, index, (part,)))
+        return Unsealing(jobs, buffers=(buffer,))
 
-    def _chunk(self, source: _Source, index: int, part: memoryview, *, skip: int) -> None:
-        """Put the bytes of chunk `index` after the first `skip` into `part`, once authentic."""
-        start = index * self.manifest.chunk_size
-        length = min(self.manifest.chunk_size, source.file.size - start)
-        sealed, plain = slot = self._slots.get()
+    def begin_chunk(self, file: SealedFile, index: int, parts: Sequence[Part]) -> Unsealing:
+        """Start to unseal chunk `index` of `file` into the places of its `parts`.
+
+        They are in order and do not overlap; what lies between them is decrypted for its tag alone.
+        """
+        ends = [0, *(start + len(part) for start, part in parts)]
+        inside = ends[-1] <= self._length(file, index)
+        if not inside or any(start < end for end, (start, _) in zip(ends, parts, strict=False)):
+            raise ValueError(f"the parts are not in order, or not in chunk {index}")
+        job = self._pool.submit(self._chunk, self._source(file), index, parts)
+        return Unsealing([job], buffers=[part for _, part in parts])
+
+    def _chunk(self, source: _Source, index: int, parts: Sequence[Part]) -> None:
+        """Put bytes of chunk `index` into each of `parts`; they are nobody's until it returns."""
+        length = self._length(source.file, index)
+        sealed, spare = slot = self._slots.get()
         try:
-            _fetch(source, sealed[:length], at=start)
-            sealed[length : length + TAG] = source.tags[TAG * index : TAG * (index + 1)]
-            whole = len(part) == length
-            out = part if whole else plain[:length]
-            source.cipher.open_into(index, sealed[: length + TAG], out=out)
-            if not whole:
-                part[:] = out[skip : skip + len(part)]
+            _fetch(source, sealed[:length], at=index * self.manifest.chunk_size)
+            tag = bytes(source.tags[TAG * index : TAG * (index + 1)])
+            places, at = [], 0
+            for start, part in (*parts, (length, spare[:0])):
+                places += [spare[at:start], part]
+                at = start + len(part)
+            source.cipher.open_into(index, sealed[:length], tag, parts=places)
         finally:
             self._slots.put(slot)
+
+    def _length(self, file: SealedFile, index: int) -> int:
+        return min(self.manifest.chunk_size, file.size - index * self.manifest.chunk_size)
 
     def _source(self, file: SealedFile) -> _Source:
         with self._lock:

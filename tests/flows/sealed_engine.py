@@ -3,6 +3,7 @@
 python sealed_engine.py DIRECTORY   ->   one JSON line on stdout, after vLLM's own output
 """
 
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -19,7 +21,7 @@ from attestation.confidential import data_key
 from attestation.errors import Refusal
 from attestation.keywire import Ask, Grant, Noted, Refused, decode_question, encode
 from attestation.types import Digest
-from attestation.weights import SealedModel, seal
+from attestation.weights import SealedModel, UnlockedModel, seal
 from tests.sealed_world import CHUNK, DEK, SIGNER, seal_model, write_model
 
 PROMPTS = [[1, 2, 3, 4, 5], [40, 30, 20, 10], [7] * 20]
@@ -177,6 +179,37 @@ def spans(package: SealedModel, manifest: Digest, plain: Path) -> list[bool]:
     return same
 
 
+def behind(package: SealedModel, manifest: Digest, plain: Path) -> dict[str, object]:
+    """Fill buffers behind the asking: in order, with gaps, backwards, twice, and a damaged one."""
+    from tacit_vllm.behind import Behind
+
+    content, draw = plain.read_bytes(), random.Random(20261125)  # noqa: S311 - the same each run
+    (file,) = (file for file in package.manifest.files if file.role == "weights")
+
+    def filled(spans: list[tuple[int, int]]) -> int:
+        """Return how many chunks that took; -1 where a buffer is not what the file holds."""
+        with package.unlock(DEK, manifest=manifest, minimum_version=1) as unlocked:
+            filler, rooms = Behind(unlocked), [bytearray(end - start) for start, end in spans]
+            for room, (start, _) in zip(rooms, spans, strict=True):
+                filler.unseal_into(file, memoryview(room), offset=start)
+            filler.finish()
+            filler.finish()
+            same = [room == content[a:b] for room, (a, b) in zip(rooms, spans, strict=True)]
+            return filler.unsealed if all(same) else -1
+
+    size = len(content)
+    cuts = sorted({0, size, *(draw.randrange(size) for _ in range(40))})
+    spans = list(itertools.pairwise(cuts))
+    wild = [(a, min(size, a + draw.choice((9, CHUNK, 8 * CHUNK)))) for a in cuts[:-1]]
+    draw.shuffle(wild)
+    return {
+        "in order": [filled(spans), size],
+        "with gaps": filled(spans[::2]) > 0,
+        "backwards": filled(spans[::-1]) > 0,
+        "anyhow": filled([*wild, (5, 5), *wild[:9]]) > 0,
+    }
+
+
 def rows(directory: Path) -> dict[str, object]:
     """Use sealed tensors as vLLM's weight loaders do, and count what that reads."""
     import torch
@@ -230,6 +263,7 @@ def rows(directory: Path) -> dict[str, object]:
             except (Refusal, TypeError) as error:
                 refused.append(getattr(error, "code", str(error)))
         result["left"] = int(taken.count_nonzero())
+        result["behind"] = late(unlocked, wide)
         damaged[-1] ^= 1
         shard.write_bytes(damaged)
         other = torch.empty(8, CHUNK, dtype=torch.int32)
@@ -248,6 +282,7 @@ def rows(directory: Path) -> dict[str, object]:
             torch.equal(sealed.to(torch.float32), wide.to(torch.float32)),
             torch.equal(torch.cat([sealed, sealed]), torch.cat([wide, wide])),
         ]
+    result["filled"] = behind(package, manifest.digest, model / "model.safetensors")
     result["spans"] = spans(package, manifest.digest, model / "model.safetensors")
     try:
         sealed[3:5].clone()
@@ -255,6 +290,35 @@ def rows(directory: Path) -> dict[str, object]:
     except RuntimeError:
         refused.append("closed")
     return {"rows of a tensor": result | {"same": same, "refused": refused}}
+
+
+def late(model: UnlockedModel, wide: Any) -> dict[str, object]:
+    """Copy a tensor whose last row is damaged into a target, in two parts, and elsewhere."""
+    import torch
+    from tacit_vllm.behind import Behind
+    from tacit_vllm.chunks import Chunks
+    from tacit_vllm.rows import Rows
+
+    target, other = torch.ones(8, CHUNK, dtype=torch.int8), torch.empty(2, CHUNK, dtype=torch.int8)
+    held = frozenset({target.untyped_storage().data_ptr()})
+    chunks = Chunks(model, ahead=0)
+    rows = Rows(chunks, refusing=nullcontext, behind=Behind(model), targets=held)
+    found = rows.tensors(skip=lambda _: False)
+    _, sealed = next(found)
+    at_once = torch.equal(other.copy_(sealed[2:4]), wide[2:4])
+    target[:4].copy_(sealed[:4])
+    target[4:].copy_(sealed[4:])
+    try:
+        next(found)
+        code = "given"
+    except Refusal as refusal:
+        code = refusal.code
+    return {
+        "at once": at_once,
+        "code": code,
+        "first": torch.equal(target[:6], wide[:6]),
+        "damaged": int(target[-1, -9:].count_nonzero()),  # the last chunk has the header's size
+    }
 
 
 def ring() -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Runs in the engine's environment: stream and verify sealed packages; print the memory it took.
 
-python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]... -> a line {"load", "window", "verify"} each
+python sealed_memory.py SIGNER DEK [PACKAGE MANIFEST]... -> a line of bytes for each package
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tacit_vllm.behind import Behind
 from tacit_vllm.chunks import AHEAD, Chunks
 from tacit_vllm.rows import Rows
 from tacit_vllm.stream import tensors
@@ -39,6 +40,14 @@ def main(package: Path, signer: bytes, dek: bytes, manifest: Digest) -> None:
 
     def load() -> None:
         with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
+            held = frozenset({room.untyped_storage().data_ptr()})
+            chunks, behind = Chunks(model, ahead=0), Behind(model)
+            rows = Rows(chunks, refusing=nullcontext, behind=behind, targets=held)
+            for _, tensor in rows.tensors(skip=lambda _: False):
+                room[: tensor.numel()].view(tensor.shape).copy_(tensor)
+
+    def wait() -> None:
+        with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
             rows = Rows(Chunks(model, ahead=AHEAD), refusing=nullcontext)
             for _, tensor in rows.tensors(skip=lambda _: False):
                 room[: tensor.numel()].view(tensor.shape).copy_(tensor)
@@ -52,7 +61,7 @@ def main(package: Path, signer: bytes, dek: bytes, manifest: Digest) -> None:
         with opened.unlock(data_key(dek), manifest=manifest, minimum_version=1) as model:
             model.verify()
 
-    acts = {"load": load, "window": window, "verify": verify}
+    acts = {"load": load, "wait": wait, "window": window, "verify": verify}
     print(json.dumps({name: extra(act) for name, act in acts.items()}))
 
 

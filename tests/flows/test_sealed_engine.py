@@ -104,6 +104,27 @@ def test_a_sealed_tensor_unseals_the_rows_that_are_taken_and_no_more(
     assert said["same"] == [True] * 15
 
 
+def test_parameters_are_filled_behind_the_asking_each_chunk_opened_once(
+    outcome: dict[str, object],
+) -> None:
+    said = outcome["rows of a tensor"]
+    assert isinstance(said, dict)
+    unsealed, size = said["filled"].pop("in order")
+    assert unsealed == size
+    assert said["filled"] == {"with gaps": True, "backwards": True, "anyhow": True}
+
+
+def test_a_parameter_that_is_damaged_is_told_before_the_load_ends(
+    outcome: dict[str, object],
+) -> None:
+    said = outcome["rows of a tensor"]
+    assert isinstance(said, dict)
+    # What is no parameter may be read at once, and so was filled at once.
+    assert said["behind"] == {
+        "at once": True, "code": "weights-chunk", "first": True, "damaged": 0
+    }  # fmt: skip
+
+
 def test_chunks_kept_for_the_next_span_are_never_mistaken_for_others(
     outcome: dict[str, object],
 ) -> None:

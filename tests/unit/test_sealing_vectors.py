@@ -43,8 +43,13 @@ def test_a_chunk_is_sealed_to_the_known_bytes() -> None:
 def test_a_chunk_opens_at_its_own_place_only() -> None:
     sealed, out = bytearray(5 + TAG), bytearray(5)
     FileCipher(KEY, shape=SHAPE).seal_into(1, b"Qwen3", out=sealed)
-    FileCipher(KEY, shape=SHAPE).open_into(1, sealed, out=memoryview(out))
+    body, tag = memoryview(sealed)[:5], bytes(sealed[5:])
+    FileCipher(KEY, shape=SHAPE).open_into(1, body, tag, parts=[memoryview(out)])
     assert out == b"Qwen3"
+    first, second = bytearray(2), bytearray(3)
+    places = [memoryview(first), memoryview(second)]
+    FileCipher(KEY, shape=SHAPE).open_into(1, body, tag, parts=places)
+    assert first + second == b"Qwen3"
     others = [
         (KEY, SHAPE, 0),
         (data_key(bytes(32)), SHAPE, 1),
@@ -54,10 +59,11 @@ def test_a_chunk_opens_at_its_own_place_only() -> None:
         (KEY, FileShape(GENERATION, 3, 2, 1_500_001), 1),
     ]
     for key, shape, index in others:
-        out = bytearray(b"\xff" * 5)
+        first, second = bytearray(b"\xff" * 2), bytearray(b"\xff" * 3)
+        places = [memoryview(first), memoryview(second)]
         with pytest.raises(NotAuthentic):
-            FileCipher(key, shape=shape).open_into(index, sealed, out=memoryview(out))
-        assert out == bytes(5)
+            FileCipher(key, shape=shape).open_into(index, body, tag, parts=places)
+        assert first + second == bytes(5)
 
 
 @pytest.mark.parametrize(

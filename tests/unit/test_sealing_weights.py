@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attestation.errors import ConfigError, Malformed
+from attestation.errors import ConfigError, Malformed, NotAuthentic
 from attestation.safetensors import header_size, parse_header
 from attestation.weights import SealedModel, is_memory_backed, seal
 from tests.sealed_world import CHUNK, DEK, KEY_URI, SIGNER, audit, seal_model, write_model
@@ -66,6 +66,32 @@ def test_any_span_of_a_file_can_be_read(model: Path, tmp_path: Path) -> None:
             assert buffer == content[start:end]
         with pytest.raises(ValueError, match="bytes from"):
             unlocked.unseal_into(shard, memoryview(bytearray(2)), offset=len(content) - 1)
+
+
+def test_a_chunk_is_read_into_many_places_at_once(model: Path, tmp_path: Path) -> None:
+    manifest = seal_model(model, tmp_path / "out")
+    opened = SealedModel.open(tmp_path / "out", signer=SIGNER.public_key())
+    shard = next(file for file in manifest.files if file.role == "weights")
+    content = (model / shard.path).read_bytes()[CHUNK : 2 * CHUNK]
+    with opened.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
+        for starts in ([], [(0, CHUNK)], [(0, 1), (1, 7), (100, CHUNK - 100)], [(33, 5)]):
+            parts = [(start, memoryview(bytearray(size))) for start, size in starts]
+            unlocked.begin_chunk(shard, 1, parts).wait()
+            for start, part in parts:
+                assert part == content[start : start + len(part)]
+        for starts in ([(CHUNK, 1)], [(0, CHUNK + 1)], [(5, 2), (6, 1)], [(5, 1), (0, 1)]):
+            parts = [(start, memoryview(bytearray(size))) for start, size in starts]
+            with pytest.raises(ValueError, match="not in chunk 1"):
+                unlocked.begin_chunk(shard, 1, parts)
+    damaged = tmp_path / "out" / shard.sealed_name
+    data = bytearray(damaged.read_bytes())
+    data[2 * CHUNK - 1] ^= 1
+    damaged.write_bytes(data)
+    with opened.unlock(DEK, manifest=manifest.digest, minimum_version=1) as unlocked:
+        parts = [(at, memoryview(bytearray(b"\xff" * 9))) for at in (0, 50)]
+        with pytest.raises(NotAuthentic):
+            unlocked.begin_chunk(shard, 1, parts).wait()
+        assert all(part == bytes(9) for _, part in parts)
 
 
 def test_progress_adds_up_to_every_byte(model: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from attestation.errors import ConfigError, Refusal
 from attestation.keywire import LoaderSettings
 from attestation.weights import SealedModel, UnlockedModel, pages
 from tacit_vllm import keyclient
+from tacit_vllm.behind import Behind
 from tacit_vllm.chunks import AHEAD, Chunks
 from tacit_vllm.huge_pages import take_huge_pages
 from tacit_vllm.rows import Rows
@@ -58,6 +59,7 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         super().__init__(dataclasses.replace(load_config, model_loader_extra_config={}))
         self.load_config = load_config
         self._first = False
+        self._behind: Behind | None = None
         try:
             extra = load_config.model_loader_extra_config
             self._settings = LoaderSettings.model_validate(extra)
@@ -73,8 +75,11 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         self._first = True
         take_huge_pages(model.parameters())
         super().load_weights(model, model_config)
+        if self._behind is not None:  # filled already, unless vLLM left the last tensors
+            with self._refusing():
+                self._behind.finish()
 
-    def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:  # noqa: ARG002
+    def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:
         """Open the package and fetch the key now; what is returned unseals as it is used.
 
         Raises `LoadRefused` before anything of `model` has changed.
@@ -95,27 +100,39 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
                 minimum_version=grant.minimum_version,
                 workers=max(2, min(8, len(os.sched_getaffinity(0)))),
             )
-        return self._unseal(unlocked, on_gpu=_on_gpu(model))
+        # What quantizes while it loads reads the parameters that it has just filled.
+        waiting = model_config.quantization is not None
+        return self._unseal(unlocked, model, waiting=waiting)
 
     def _get_weights_iterator(self, source: Any) -> Weights:  # noqa: ARG002 - vLLM's signature
         """Refuse: this is how the replaced loader reads unsealed files."""
         raise LoadRefused("loader-unsupported")
 
-    def _unseal(self, unlocked: UnlockedModel, *, on_gpu: bool) -> Weights:
+    def _unseal(
+        self, unlocked: UnlockedModel, target: torch.nn.Module, *, waiting: bool
+    ) -> Weights:
         """Yield tensors: whole ones for a GPU that takes all of them, else such that unseal late.
 
-        Among several ranks nothing is read ahead, for the rows that follow are another rank's.
+        Among several ranks nothing is read ahead, for the rows that follow are another rank's. A
+        rank alone reads ahead, or unseals behind: when it is known where all of a chunk goes.
         """
-        alone = get_tensor_model_parallel_world_size() == 1
+        alone, on_gpu = get_tensor_model_parallel_world_size() == 1, _on_gpu(target)
         with self._refusing(), unlocked as model:
             if not self._first or (alone and on_gpu):
                 memory = pinned if on_gpu else pages
                 yield from tensors(model, skip=self._skip, memory=memory)
                 return
-            chunks = Chunks(model, ahead=AHEAD if alone else 0)
-            yield from Rows(chunks, refusing=self._refusing).tensors(skip=self._skip)
+            chunks = Chunks(model, ahead=AHEAD if alone and waiting else 0)
+            behind = self._behind = Behind(model) if alone and not waiting else None
+            held = frozenset(
+                one.untyped_storage().data_ptr()
+                for one in (*target.parameters(), *target.buffers())
+            )
+            rows = Rows(chunks, refusing=self._refusing, behind=behind, targets=held)
+            yield from rows.tensors(skip=self._skip)
+            unsealed = chunks.unsealed + (0 if behind is None else behind.unsealed)
             whole = sum(file.size for file in model.manifest.files if file.role == "weights")
-            log.info("unsealed %d bytes, the weights have %d", chunks.unsealed, whole)
+            log.info("unsealed %d bytes, the weights have %d", unsealed, whole)
 
     def _skip(self, name: str) -> bool:
         return bool(should_skip_weight(name, self.local_expert_ids))

@@ -1,10 +1,10 @@
 """Sealed safetensors in, named tensors out whose bytes are unsealed when vLLM uses them.
 
 vLLM copies each tensor into a parameter; a parameter in this process's memory is what it is
-decrypted into. A tensor-parallel rank takes rows out of most tensors (`narrow`, a slice of the
-first dimension): only the chunks of these rows are read and decrypted. Whatever else is done to
-such a tensor is done to the whole of it, so that no operation can ever see bytes that were not
-unsealed.
+decrypted into, at once or with all that later tensors have of the same chunks. A tensor-parallel
+rank takes rows out of most tensors (`narrow`, a slice of the first dimension): only the chunks of
+these rows are read and decrypted. Whatever else is done to such a tensor is done to the whole of
+it, so that no operation can ever see bytes that were not unsealed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from attestation.manifest import SealedFile
 from attestation.safetensors import TensorPlace
+from tacit_vllm.behind import Behind
 from tacit_vllm.chunks import Chunks
 from tacit_vllm.stream import DTYPES, places
 
@@ -34,6 +35,10 @@ class Rows:
     chunks: Chunks
     refusing: Callable[[], AbstractContextManager[None]]
     """Entered around each unsealing, which happens in vLLM's hands."""
+    behind: Behind | None = None
+    """Fills `targets`, if any, by the end of `tensors`; whatever else is filled at once."""
+    targets: frozenset[int] = frozenset()
+    """Addresses of the memory that nobody reads before: that of a model's parameters."""
 
     def tensors(self, *, skip: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every tensor whose name `skip` does not reject; use it before the model closes."""
@@ -41,12 +46,22 @@ class Rows:
             for place in held:
                 if not skip(place.name):
                     yield place.name, SealedTensor(self, file, place)
+        if self.behind is not None:
+            with self.refusing():
+                self.behind.finish()
+
+    def put(self, file: SealedFile, place: TensorPlace, *, into: torch.Tensor) -> None:
+        """Fill `into`, as large and contiguous; a target by the end of `tensors`."""
+        if self.behind is None or into.untyped_storage().data_ptr() not in self.targets:
+            self.read(file, place, into=into)
+            return
+        with self.refusing():
+            self.behind.unseal_into(file, _bytes(into), offset=place.start)
 
     def read(self, file: SealedFile, place: TensorPlace, *, into: torch.Tensor) -> None:
         """Fill `into`, as large and contiguous, once the chunks of `place` authenticated."""
-        memory = memoryview(into.detach().reshape(-1).view(torch.uint8).numpy())
         with self.refusing():
-            self.chunks.unseal_into(file, memory, offset=place.start)
+            self.chunks.unseal_into(file, _bytes(into), offset=place.start)
 
 
 class SealedTensor(torch.Tensor):  # type: ignore[misc]
@@ -81,7 +96,7 @@ class SealedTensor(torch.Tensor):  # type: ignore[misc]
             if isinstance(given, cls) and declared.alias_info and declared.alias_info.is_write:
                 raise TypeError("a sealed tensor is not written to")
         if function is _copy and args[1].fits(args[0]):
-            args[1].rows.read(args[1].file, args[1].place, into=args[0])
+            args[1].rows.put(args[1].file, args[1].place, into=args[0])
             return args[0]
         args, kwargs = tree_map_only(cls, cls.whole, (args, kwargs or {}))
         return function(*args, **kwargs)
@@ -104,6 +119,10 @@ class SealedTensor(torch.Tensor):  # type: ignore[misc]
         start = place.start + rows.start * each
         shape, end = (len(rows), *place.shape[1:]), start + len(rows) * each
         return SealedTensor(self.rows, self.file, replace(place, shape=shape, start=start, end=end))
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
 
 
 def _plain_rows(args: Sequence[Any]) -> range | None:
