@@ -17,6 +17,8 @@ class Row:
     peer: float
     at_most: float | None = None
     """The ratio ours / peer that was promised; `None` where none was."""
+    floor: float | None = None
+    """Seconds that the steps which nobody can leave out take alone on this machine."""
 
     @property
     def ratio(self) -> float:
@@ -27,6 +29,13 @@ class Row:
     def kept(self) -> bool:
         """Say whether the promise, if any, was kept in this run."""
         return self.at_most is None or self.ratio <= self.at_most
+
+    @property
+    def reachable(self) -> bool:
+        """Say whether any code could keep the promise on this machine."""
+        if self.at_most is None or self.floor is None:
+            return True
+        return self.floor / self.peer <= self.at_most
 
 
 def interleaved(
