@@ -34,7 +34,7 @@ def main() -> int:
         print(f"{name}: {(suite.__doc__ or '').splitlines()[0]}")
         for row in suite.rows():
             print(line(row), flush=True)
-            kept = kept and (row.kept or not row.reachable)
+            kept = kept and not row.broken
             documents.append(document(name, row))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(documents, indent=2) + "\n")
@@ -44,11 +44,11 @@ def main() -> int:
 def line(row: Row) -> str:
     """Return a row of the table."""
     promise = "" if row.at_most is None else f"  promised {row.at_most:g}"
-    broken = "" if row.kept else "  BROKEN" if row.reachable else "  OUT OF REACH HERE"
+    missed = "" if row.kept else "  BROKEN" if row.broken else "  OUT OF REACH HERE"
     if row.floor is not None:
         promise = f" (its steps alone {row.floor / row.peer:.2f}){promise}"
     times = f"{_time(row.ours):>10}  {row.peer_name} {_time(row.peer)}"
-    return f"  {row.what:<44} {times}  ratio {row.ratio:.2f}{promise}{broken}"
+    return f"  {row.what:<44} {times}  ratio {row.ratio:.2f}{promise}{missed}"
 
 
 def document(suite: str, row: Row) -> dict[str, object]:

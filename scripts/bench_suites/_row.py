@@ -37,6 +37,11 @@ class Row:
             return True
         return self.floor / self.peer <= self.at_most
 
+    @property
+    def broken(self) -> bool:
+        """Say whether the code broke a promise that it could have kept here."""
+        return not self.kept and self.reachable
+
 
 def interleaved(
     ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 1000
