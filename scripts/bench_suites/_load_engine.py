@@ -7,7 +7,6 @@ from the page cache and from the disk
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import socket
 import sys
@@ -33,6 +32,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from attestation.confidential import data_key
 from attestation.keywire import Grant, encode
 from attestation.weights import SealedModel, seal
+from scripts.bench_suites._memory import touch
 
 
 def checkpoint(into: Path) -> None:
@@ -134,18 +134,6 @@ def main(directory: Path, rounds: int) -> None:
         for name, each in found.items():
             found[name] = each[1:]  # the first ones warm up
     print(f"\n{json.dumps({'bytes': size, 'seconds': seconds})}", flush=True)
-
-
-def touch(size: int) -> None:
-    """Use memory and free it, so that the host backs what the kernel gives out next.
-
-    A virtual machine returns free memory to its host. Asking for it again takes the host longer
-    than a load takes, and huge pages are what has been returned.
-    """
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        for page in range(0, size, mmap.PAGESIZE):
-            memory[page] = 1
 
 
 def forget(files: list[Path]) -> None:

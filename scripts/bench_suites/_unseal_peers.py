@@ -24,6 +24,7 @@ from safetensors.torch import load_file, safe_open
 
 from attestation.confidential import data_key
 from attestation.weights import SealedModel, seal
+from scripts.bench_suites._memory import touch
 from scripts.bench_suites._shard import write_model
 from scripts.bench_suites._steps import Steps
 
@@ -33,7 +34,7 @@ from tacit_vllm.chunks import Chunks
 from tacit_vllm.huge_pages import take_huge_pages
 from tacit_vllm.rows import Rows
 
-SIZE = 256 << 20
+SIZE = 512 << 20
 ROUNDS = 9
 
 
@@ -159,6 +160,7 @@ def _waited(acts: dict[str, Callable[[], None]]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(ROUNDS):
         for name, act in acts.items():
+            touch(3 * SIZE)
             start = time.perf_counter()
             act()
             times[name].append(time.perf_counter() - start)
