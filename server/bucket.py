@@ -56,7 +56,7 @@ class Bucket:
         return self._holds[-1]
 
     def settle(self, hold: Hold, used: int, now: int) -> None:
-        """Give back what `hold` did not use, or take what it used beyond as a debt to wait for.
+        """Give back what `hold` did not use, or take from now on what it used beyond: a debt.
 
         It takes a step for each hold that began later, of which there are as many as requests run.
         """

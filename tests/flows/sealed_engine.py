@@ -308,14 +308,22 @@ def late(model: UnlockedModel, wide: Any) -> dict[str, object]:
     at_once = torch.equal(other.copy_(sealed[2:4]), wide[2:4])
     target[:4].copy_(sealed[:4])
     target[4:].copy_(sealed[4:])
-    try:
-        next(found)
-        code = "given"
-    except Refusal as refusal:
-        code = refusal.code
+    codes = []
+    for ask in (lambda: next(found), rows.behind.finish):
+        try:
+            ask()
+            codes.append("given")
+        except Refusal as refusal:
+            codes.append(refusal.code)
+    early = Rows(Chunks(model, ahead=0), refusing=nullcontext, behind=Behind(model), targets=held)
+    left = early.tensors(skip=lambda _: False)
+    _, sealed = next(left)
+    target[:2].zero_().copy_(sealed[:2])
+    left.close()
     return {
+        "left early": torch.equal(target[:2], wide[:2]),
         "at once": at_once,
-        "code": code,
+        "codes": codes,
         "first": torch.equal(target[:6], wide[:6]),
         "damaged": int(target[-1, -9:].count_nonzero()),  # the last chunk has the header's size
     }

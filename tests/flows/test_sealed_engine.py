@@ -121,8 +121,12 @@ def test_a_parameter_that_is_damaged_is_told_before_the_load_ends(
     assert isinstance(said, dict)
     # What is no parameter may be read at once, and so was filled at once.
     assert said["behind"] == {
-        "at once": True, "code": "weights-chunk", "first": True, "damaged": 0
-    }  # fmt: skip
+        "at once": True,
+        "codes": ["weights-chunk", "weights-chunk"],
+        "first": True,
+        "damaged": 0,
+        "left early": True,
+    }
 
 
 def test_chunks_kept_for_the_next_span_are_never_mistaken_for_others(

@@ -27,13 +27,15 @@ class Behind:
         self._parts: dict[int, list[tuple[int, memoryview]]] = {}
         """By chunk of the file: the places that are known of its bytes, in order."""
         self._flight: deque[Unsealing] = deque()
+        self._failed: BaseException | None = None
 
     def unseal_into(self, file: SealedFile, buffer: memoryview, *, offset: int = 0) -> None:
         """Have `buffer` filled with the plaintext of `file` from byte `offset` on.
 
         Nobody may read it before `finish` has returned. Raises for an earlier buffer what
-        `UnlockedModel.unseal_into` raises.
+        `UnlockedModel.unseal_into` raises, and then at every later call.
         """
+        self._check()
         if file is not self._file:
             self._begin_all()
             self._file = file
@@ -47,9 +49,10 @@ class Behind:
 
     def finish(self) -> None:
         """Return once every buffer is filled, or raise a refusal: then none is to be used."""
+        self._check()
         self._begin_all()
         while self._flight:
-            self._flight.popleft().wait()
+            self._land()
 
     def _place(self, index: int, start: int, part: memoryview) -> None:
         known = self._parts.get(index, [])
@@ -67,8 +70,19 @@ class Behind:
     def _begin(self, index: int) -> None:
         if self._file is None:
             raise TypeError("parts are of a file")
-        parts, size = self._parts.pop(index), self._model.manifest.chunk_size
         while len(self._flight) >= _MOST:
-            self._flight.popleft().wait()
+            self._land()
+        parts, size = self._parts.pop(index), self._model.manifest.chunk_size
         self._flight.append(self._model.begin_chunk(self._file, index, parts))
         self.unsealed += min(size, self._file.size - index * size)
+
+    def _land(self) -> None:
+        try:
+            self._flight.popleft().wait()
+        except BaseException as error:
+            self._failed = error
+            raise
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed

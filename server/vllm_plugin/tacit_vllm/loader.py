@@ -40,6 +40,9 @@ from tacit_vllm.rows import Rows
 from tacit_vllm.stream import pinned, tensors
 
 FORMAT = "sealed"
+_READ = frozenset({"qwen3"})
+"""Model types whose loading in vLLM was read through: it reads no parameter that it has filled.
+Others do (`composed_weight_loader`), and experts of a mixture are not copied out of our tensors."""
 _REPLACED = ("download_model", "load_weights", "get_all_weights", "_get_weights_iterator")
 
 Weights = Iterator[tuple[str, torch.Tensor]]
@@ -75,7 +78,7 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
         self._first = True
         take_huge_pages(model.parameters())
         super().load_weights(model, model_config)
-        if self._behind is not None:  # filled already, unless vLLM left the last tensors
+        if self._behind is not None:  # filled already; a refusal while vLLM let go is told here
             with self._refusing():
                 self._behind.finish()
 
@@ -101,16 +104,14 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
                 workers=max(2, min(8, len(os.sched_getaffinity(0)))),
             )
         # What quantizes while it loads reads the parameters that it has just filled.
-        waiting = model_config.quantization is not None
-        return self._unseal(unlocked, model, waiting=waiting)
+        late = model_config.quantization is None and model_config.hf_config.model_type in _READ
+        return self._unseal(unlocked, model, late=late)
 
     def _get_weights_iterator(self, source: Any) -> Weights:  # noqa: ARG002 - vLLM's signature
         """Refuse: this is how the replaced loader reads unsealed files."""
         raise LoadRefused("loader-unsupported")
 
-    def _unseal(
-        self, unlocked: UnlockedModel, target: torch.nn.Module, *, waiting: bool
-    ) -> Weights:
+    def _unseal(self, unlocked: UnlockedModel, target: torch.nn.Module, *, late: bool) -> Weights:
         """Yield tensors: whole ones for a GPU that takes all of them, else such that unseal late.
 
         Among several ranks nothing is read ahead, for the rows that follow are another rank's. A
@@ -122,12 +123,11 @@ class SealedLoader(DefaultModelLoader):  # type: ignore[misc]
                 memory = pinned if on_gpu else pages
                 yield from tensors(model, skip=self._skip, memory=memory)
                 return
-            chunks = Chunks(model, ahead=AHEAD if alone and waiting else 0)
-            behind = self._behind = Behind(model) if alone and not waiting else None
-            held = frozenset(
-                one.untyped_storage().data_ptr()
-                for one in (*target.parameters(), *target.buffers())
-            )
+            chunks = Chunks(model, ahead=AHEAD if alone and not late else 0)
+            behind = self._behind = Behind(model) if alone and late else None
+            parameters = (*target.parameters(), *target.buffers())
+            # the memory is held with its address, which would else be given out again
+            held = {m.data_ptr(): m for m in (one.untyped_storage() for one in parameters)}
             rows = Rows(chunks, refusing=self._refusing, behind=behind, targets=held)
             yield from rows.tensors(skip=self._skip)
             unsealed = chunks.unsealed + (0 if behind is None else behind.unsealed)

@@ -9,7 +9,7 @@ it, so that no operation can ever see bytes that were not unsealed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -37,15 +37,22 @@ class Rows:
     """Entered around each unsealing, which happens in vLLM's hands."""
     behind: Behind | None = None
     """Fills `targets`, if any, by the end of `tensors`; whatever else is filled at once."""
-    targets: frozenset[int] = frozenset()
+    targets: Container[int] = ()
     """Addresses of the memory that nobody reads before: that of a model's parameters."""
 
     def tensors(self, *, skip: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every tensor whose name `skip` does not reject; use it before the model closes."""
-        for file, held in places(self.chunks):
-            for place in held:
-                if not skip(place.name):
-                    yield place.name, SealedTensor(self, file, place)
+        try:
+            for file, held in places(self.chunks):
+                for place in held:
+                    if not skip(place.name):
+                        yield place.name, SealedTensor(self, file, place)
+        except GeneratorExit:  # whoever asks for no more has what it asked for all the same
+            self._finish()
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
         if self.behind is not None:
             with self.refusing():
                 self.behind.finish()
