@@ -111,9 +111,15 @@ def _evaluation(case: Case) -> Answer:
 
 
 def _collateral_age(case: Case) -> Answer:
-    days, issued = case.file.tdx.tcb.collateral_max_age_days, case.facts.tdx.collateral.issued
-    recent = case.now - issued < timedelta(days=days)
-    return recent, f"at most {days} days old", f"issued {stamp(issued)}"
+    days = case.file.tdx.tcb.collateral_max_age_days
+    return recent(case.facts.tdx.collateral.issued, days=days, now=case.now)
+
+
+def recent(issued: datetime | None, *, days: int, now: datetime) -> Answer:
+    """Say whether a statement is less than `days` old; one that is not there is not."""
+    passed = issued is not None and now - issued < timedelta(days=days)
+    actual = "none" if issued is None else f"issued {stamp(issued)}"
+    return passed, f"at most {days} days old", actual
 
 
 def _attributes(case: Case) -> Answer:

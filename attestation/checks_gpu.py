@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from attestation.checks import Answer, Case, Rule
+from attestation.checks import Answer, Case, Rule, recent
 from attestation.facts import Facts
 from attestation.gpu.claims import GpuClaims
 from attestation.gpu.report import Kind, Mode
 from attestation.policy import Policy
-from attestation.policy_file import GpuPolicy, stamp
+from attestation.policy_file import GpuPolicy
 
 _BASEBOARD = (8, 4)
 """GPUs and switches of the one baseboard that protected PCIe is made for."""
@@ -160,10 +160,7 @@ def _measurements(case: GpuCase) -> Answer:
 
 
 def _ocsp_age(case: GpuCase) -> Answer:
-    days, oldest = case.expected.ocsp_max_age_days, _oldest_word(case)
-    recent = oldest is not None and case.now - oldest < timedelta(days=days)
-    issued = "none" if oldest is None else f"issued {stamp(oldest)}"
-    return recent, f"at most {days} days old", issued
+    return recent(_oldest_word(case), days=case.expected.ocsp_max_age_days, now=case.now)
 
 
 def _oldest_word(case: GpuCase) -> datetime | None:

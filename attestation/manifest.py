@@ -9,7 +9,7 @@ released for.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -36,6 +36,10 @@ _PLAIN = re.compile(rf"{_Part}(?:/{_Part}){{0,3}}")
 _RESOURCE = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,255}"
 _MAX_SIZE = 1 << 44
 """Largest file, in bytes: 2^20 chunks of 16 MiB, far below GCM's bound for one key."""
+
+
+Part = tuple[int, memoryview]
+"""Where in a chunk some bytes begin, and where as many of them go as fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,17 @@ class Manifest:
         """Return where the tags of `file` begin and end in the tag table, in bytes."""
         start = TAG * sum(before.chunks for before in self.files[: file.id])
         return start, start + TAG * file.chunks
+
+    def chunk_length(self, file: SealedFile, index: int) -> int:
+        """Return the plaintext bytes of chunk `index` of `file`; the last one may be short."""
+        return min(self.chunk_size, file.size - index * self.chunk_size)
+
+    def parts(self, buffer: memoryview, *, offset: int) -> Iterator[tuple[int, Part]]:
+        """Cut a buffer for the bytes of a file from `offset` on: a chunk's index, and its part."""
+        size, end = self.chunk_size, offset + len(buffer)
+        for index in range(offset // size, -(-end // size)) if len(buffer) else ():
+            start, stop = max(offset, index * size), min(end, (index + 1) * size)
+            yield index, (start - index * size, buffer[start - offset : stop - offset])
 
 
 def issue(

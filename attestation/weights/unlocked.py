@@ -22,15 +22,12 @@ from typing import Self
 
 from attestation.confidential import DataKey
 from attestation.errors import ConfigError, Malformed, NotAuthentic, Undecidable
-from attestation.manifest import Manifest, Role, SealedFile
+from attestation.manifest import Manifest, Part, Role, SealedFile
 from attestation.sealing import TAG, FileCipher, FileShape
 from attestation.weights.pages import pages
 
 SMALL_ROLES: frozenset[Role] = frozenset({"config", "tokenizer", "template"})
 """Roles that an engine reads as ordinary files."""
-
-Part = tuple[int, memoryview]
-"""Where in a chunk some bytes begin, and where as many of them go as fit."""
 
 _MAX_SMALL = 256 * 1024 * 1024
 _MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -114,11 +111,10 @@ class UnlockedModel:
         if offset < 0 or offset + len(buffer) > file.size:
             raise ValueError(f"{len(buffer)} bytes from {offset} of {file.size}")
         source = self._source(file)
-        size, end, jobs = self.manifest.chunk_size, offset + len(buffer), []
-        for index in range(offset // size, -(-end // size)) if len(buffer) else ():
-            start, stop = max(offset, index * size), min(end, (index + 1) * size)
-            part = start - index * size, buffer[start - offset : stop - offset]
-            jobs.append(self._pool.submit(self._chunk, source, index, (part,)))
+        jobs = [
+            self._pool.submit(self._chunk, source, index, (part,))
+            for index, part in self.manifest.parts(buffer, offset=offset)
+        ]
         return Unsealing(jobs, buffers=(buffer,))
 
     def begin_chunk(self, file: SealedFile, index: int, parts: Sequence[Part]) -> Unsealing:
@@ -127,7 +123,7 @@ class UnlockedModel:
         They are in order and do not overlap; what lies between them is decrypted for its tag alone.
         """
         ends = [0, *(start + len(part) for start, part in parts)]
-        inside = ends[-1] <= self._length(file, index)
+        inside = ends[-1] <= self.manifest.chunk_length(file, index)
         if not inside or any(start < end for end, (start, _) in zip(ends, parts, strict=False)):
             raise ValueError(f"the parts are not in order, or not in chunk {index}")
         job = self._pool.submit(self._chunk, self._source(file), index, parts)
@@ -135,7 +131,7 @@ class UnlockedModel:
 
     def _chunk(self, source: _Source, index: int, parts: Sequence[Part]) -> None:
         """Put bytes of chunk `index` into each of `parts`; they are nobody's until it returns."""
-        length = self._length(source.file, index)
+        length = self.manifest.chunk_length(source.file, index)
         sealed, spare = slot = self._slots.get()
         try:
             _fetch(source, sealed[:length], at=index * self.manifest.chunk_size)
@@ -147,9 +143,6 @@ class UnlockedModel:
             source.cipher.open_into(index, sealed[:length], tag, parts=places)
         finally:
             self._slots.put(slot)
-
-    def _length(self, file: SealedFile, index: int) -> int:
-        return min(self.manifest.chunk_size, file.size - index * self.manifest.chunk_size)
 
     def _source(self, file: SealedFile) -> _Source:
         with self._lock:

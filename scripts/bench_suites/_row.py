@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -60,3 +60,22 @@ def interleaved(
             spent.append(time.thread_time_ns() - start)
     first, second = (sorted(spent)[rounds // 100] / 1e9 for spent in times)
     return first, second
+
+
+def by_turns(
+    acts: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    clocks: Sequence[Callable[[], float]],
+    before: Callable[[], object] = lambda: None,
+) -> list[dict[str, float]]:
+    """Run each in turn, `before` ahead of it; return lower quartiles, in seconds of each clock."""
+    times = [{name: list[float]() for name in acts} for _ in clocks]
+    for _ in range(rounds):
+        for name, act in acts.items():
+            before()
+            begun = [clock() for clock in clocks]
+            act()
+            for seen, clock, start in zip(times, clocks, begun, strict=True):
+                seen[name].append(clock() - start)
+    return [{name: sorted(spent)[rounds // 4] for name, spent in seen.items()} for seen in times]

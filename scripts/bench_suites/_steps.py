@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,7 +45,8 @@ class Steps:
             self._read(turn, 2)
             self._decrypt(turn, 2)
 
-        _by_two(half)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(half, range(2)))
 
     def _read(self, turn: int, of: int) -> None:
         for at in self._starts[turn::of]:
@@ -55,8 +55,3 @@ class Steps:
     def _decrypt(self, turn: int, of: int) -> None:
         for _ in range(len(self._starts[turn::of]) * (_CHUNK // _HOT)):
             self._cipher.decrypt_into(bytes(12), self._sealed, b"", self._rooms[turn])
-
-
-def _by_two(act: Callable[[int], None]) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(act, range(2)))

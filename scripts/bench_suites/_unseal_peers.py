@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, safe_open
 from attestation.confidential import data_key
 from attestation.weights import SealedModel, seal
 from scripts.bench_suites._memory import touch
+from scripts.bench_suites._row import by_turns
 from scripts.bench_suites._shard import write_model
 from scripts.bench_suites._steps import Steps
 
@@ -56,7 +58,10 @@ def main() -> None:
         for act in acts.values():
             _check(act, warm, held)
         steps = Steps(shard)
-        said |= _waited(acts | {"steps": steps.both})
+        acts["steps"] = steps.both
+        backed = partial(touch, 3 * SIZE)
+        (waited,) = by_turns(acts, rounds=ROUNDS, clocks=(time.perf_counter,), before=backed)
+        said |= waited
         steps.close()
     print(json.dumps(said))
 
@@ -153,18 +158,6 @@ def _check(load: Callable[[], None], warm: Tensors, held: Tensors) -> None:
     load()
     if not all(torch.equal(warm[n].view(torch.int16), held[n].view(torch.int16)) for n in held):
         raise AssertionError("the tensors are not what was written")
-
-
-def _waited(acts: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Run each in turn, several times; return lower quartiles of wall-clock seconds."""
-    times: dict[str, list[float]] = {name: [] for name in acts}
-    for _ in range(ROUNDS):
-        for name, act in acts.items():
-            touch(3 * SIZE)
-            start = time.perf_counter()
-            act()
-            times[name].append(time.perf_counter() - start)
-    return {name: sorted(each)[ROUNDS // 4] for name, each in times.items()}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from mmap import mmap
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.confidential import data_key
 from attestation.weights import SealedModel, UnlockedModel, pages, seal
-from scripts.bench_suites._row import Row
+from scripts.bench_suites._row import Row, by_turns
 from scripts.bench_suites._shard import write_model
 from scripts.bench_suites._steps import Steps
 
@@ -71,7 +71,7 @@ def _ceilings(directory: Path) -> Iterator[Row]:
         "unseal": lambda: unseal(opened[1]),
         "place": lambda: unseal(opened[2]),
     }
-    spent, waited = _measured(acts)
+    spent, waited = by_turns(acts, rounds=ROUNDS, clocks=(time.process_time, time.perf_counter))
     steps.close()
     for model in opened.values():
         model.close()
@@ -96,22 +96,6 @@ def _ceilings(directory: Path) -> Iterator[Row]:
 def _copy(source: mmap, target: mmap) -> None:
     ends = (ctypes.c_char * len(target)).from_buffer(target)
     ctypes.memmove(ends, (ctypes.c_char * len(source)).from_buffer(source), len(source))
-
-
-def _measured(acts: dict[str, Callable[[], object]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Run each in turn, several times; return lower quartiles of CPU and of wall-clock seconds."""
-    clocks = time.process_time, time.perf_counter
-    times = tuple({name: list[float]() for name in acts} for _ in clocks)
-    for _ in range(ROUNDS):
-        for name, act in acts.items():
-            begun = [clock() for clock in clocks]
-            act()
-            for seen, clock, start in zip(times, clocks, begun, strict=True):
-                seen[name].append(clock() - start)
-    first, second = (
-        {name: sorted(spent)[ROUNDS // 4] for name, spent in seen.items()} for seen in times
-    )
-    return first, second
 
 
 def _peers() -> Iterator[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from attestation.manifest import SealedFile
+from attestation.manifest import Part, SealedFile
 from attestation.weights import UnlockedModel, Unsealing
 
 _MOST = 16
@@ -23,9 +23,8 @@ class Behind:
         self.unsealed = 0
         """Bytes of the chunks read and decrypted so far, or about to be."""
         self._model = model
-        self._file: SealedFile | None = None
-        self._parts: dict[int, list[tuple[int, memoryview]]] = {}
-        """By chunk of the file: the places that are known of its bytes, in order."""
+        self._parts: dict[tuple[SealedFile, int], list[Part]] = {}
+        """By chunk: the places that are known of its bytes, in order."""
         self._flight: deque[Unsealing] = deque()
         self._failed: BaseException | None = None
 
@@ -36,45 +35,35 @@ class Behind:
         `UnlockedModel.unseal_into` raises, and then at every later call.
         """
         self._check()
-        if file is not self._file:
-            self._begin_all()
-            self._file = file
-        size, end = self._model.manifest.chunk_size, offset + len(buffer)
-        for index in [index for index in self._parts if (index + 1) * size <= offset]:
-            self._begin(index)
-        for index in range(offset // size, -(-end // size)) if len(buffer) else ():
-            first, start = index * size, max(offset, index * size)
-            part = buffer[start - offset : min(end, first + size) - offset]
-            self._place(index, start - first, part)
+        size = self._model.manifest.chunk_size
+        for one, index in list(self._parts):
+            if one is not file or (index + 1) * size <= offset:
+                self._begin(one, index)
+        for index, part in self._model.manifest.parts(buffer, offset=offset):
+            self._place(file, index, part)
 
     def finish(self) -> None:
         """Return once every buffer is filled, or raise a refusal: then none is to be used."""
         self._check()
-        self._begin_all()
+        for file, index in list(self._parts):
+            self._begin(file, index)
         while self._flight:
             self._land()
 
-    def _place(self, index: int, start: int, part: memoryview) -> None:
-        known = self._parts.get(index, [])
+    def _place(self, file: SealedFile, index: int, part: Part) -> None:
+        start, end = part[0], part[0] + len(part[1])
+        known = self._parts.get((file, index), [])
         if known and start < known[-1][0] + len(known[-1][1]):  # asked for again: decrypted again
-            self._begin(index)
-        known = self._parts.setdefault(index, [])
-        known.append((start, part))
-        if start + len(part) == self._model.manifest.chunk_size:
-            self._begin(index)
+            self._begin(file, index)
+        self._parts.setdefault((file, index), []).append(part)
+        if end == self._model.manifest.chunk_size:
+            self._begin(file, index)
 
-    def _begin_all(self) -> None:
-        for index in list(self._parts):
-            self._begin(index)
-
-    def _begin(self, index: int) -> None:
-        if self._file is None:
-            raise TypeError("parts are of a file")
+    def _begin(self, file: SealedFile, index: int) -> None:
         while len(self._flight) >= _MOST:
             self._land()
-        parts, size = self._parts.pop(index), self._model.manifest.chunk_size
-        self._flight.append(self._model.begin_chunk(self._file, index, parts))
-        self.unsealed += min(size, self._file.size - index * size)
+        self._flight.append(self._model.begin_chunk(file, index, self._parts.pop((file, index))))
+        self.unsealed += self._model.manifest.chunk_length(file, index)
 
     def _land(self) -> None:
         try:

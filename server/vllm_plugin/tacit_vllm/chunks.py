@@ -50,20 +50,18 @@ class Chunks:
         """
         self._let_go()
         size, end = self.manifest.chunk_size, offset + len(buffer)
-        indexes = range(offset // size, -(-end // size)) if len(buffer) else range(0)
         straight: list[Unsealing] = []
         parts: list[tuple[_Kept, memoryview, int]] = []
         try:
-            for index in indexes:
-                first, start = index * size, max(offset, index * size)
-                part = buffer[start - offset : min(end, first + size) - offset]
-                whole = len(part) == self._length(file, index)
+            for index, (skip, part) in self.manifest.parts(buffer, offset=offset):
+                whole = len(part) == self.manifest.chunk_length(file, index)
                 if whole and (file.id, index) not in self._kept:
                     self.unsealed += len(part)
-                    straight.append(self._model.begin(file, part, offset=first))
+                    straight.append(self._model.begin(file, part, offset=index * size))
                 else:
-                    parts.append((self._keep(file, index), part, start - first))
-            for index in range(indexes.stop, min(indexes.stop + self._ahead, file.chunks)):
+                    parts.append((self._keep(file, index), part, skip))
+            following = -(-end // size)
+            for index in range(following, min(following + self._ahead, file.chunks)):
                 self._keep(file, index)
             for kept, part, skip in parts:
                 kept.unsealing.wait()
@@ -82,7 +80,7 @@ class Chunks:
         place, size = (file.id, index), self.manifest.chunk_size
         if place not in self._kept:
             room = self._rooms.pop() if self._rooms else memoryview(pages(size))
-            length = self._length(file, index)
+            length = self.manifest.chunk_length(file, index)
             begun = self._model.begin(file, room[:length], offset=index * size)
             self._kept[place] = _Kept(room, begun)
             self.unsealed += length
@@ -95,9 +93,6 @@ class Chunks:
             _, oldest = self._kept.popitem(last=False)
             oldest.unsealing.abandon()
             self._rooms.append(oldest.room)
-
-    def _length(self, file: SealedFile, index: int) -> int:
-        return min(self.manifest.chunk_size, file.size - index * self.manifest.chunk_size)
 
 
 def _copy(source: memoryview, target: memoryview) -> None:
