@@ -15,7 +15,7 @@ Integers are big-endian; lp is `codec.length_prefixed`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -87,25 +87,49 @@ class FileCipher:
         self._aead.encrypt_into(_nonce(index), chunk, self._shape.chunk(index), out)
 
     def open_into(
-        self, index: int, sealed: memoryview, tag: bytes, *, parts: Iterable[memoryview]
+        self,
+        index: int,
+        sealed: Iterable[memoryview],
+        tag: bytes,
+        *,
+        parts: Iterable[memoryview],
     ) -> None:
-        """Decrypt a chunk into `parts`, together as long as it, or wipe them and raise.
+        """Decrypt a chunk, which comes in pieces, into `parts`, together as long, or wipe them.
 
-        `NotAuthentic` `weights-chunk`: plaintext is written before the tag is compared, so nobody
-        may see `parts` until this returns.
+        A piece is used up before the next one is asked for. Raises `NotAuthentic` `weights-chunk`
+        and what asking for a piece raises: plaintext is written before the tag is compared, so
+        nobody may see `parts` until this returns.
         """
         opening = Cipher(self._aes, GCM(_nonce(index), tag, TAG)).decryptor()
         opening.authenticate_additional_data(self._shape.chunk(index))
-        at, parts = 0, tuple(parts)
+        parts = tuple(parts)
         try:
-            for part in parts:
-                at += opening.update_into(sealed[at : at + len(part)], part)
+            for piece, room in _pairs(sealed, parts):
+                opening.update_into(piece, room)
             opening.finalize()
-        except InvalidTag:
+        except BaseException as error:
             for part in parts:
                 part[:] = bytes(len(part))
+            if not isinstance(error, InvalidTag):
+                raise
             why = f"file {self._shape.file}, chunk {index} of {self._shape.count}"
             raise NotAuthentic("weights-chunk", why) from None
+
+
+def _pairs(
+    pieces: Iterable[memoryview], rooms: Iterable[memoryview]
+) -> Iterator[tuple[memoryview, memoryview]]:
+    """Cut two rows of buffers, the second one as long as the first or longer, at the same bytes."""
+    left = iter(rooms)
+    room = memoryview(b"")
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            while not room:
+                room = next(left)
+            step = min(len(piece) - at, len(room))
+            yield piece[at : at + step], room[:step]
+            at, room = at + step, room[step:]
 
 
 def _nonce(index: int) -> bytes:

@@ -88,7 +88,13 @@ def copy(world: World, directory: Path) -> World:
 
 
 def seal_model(
-    model: Path, out: Path, *, version: int = 1, dek: DataKey = DEK, workers: int = 2
+    model: Path,
+    out: Path,
+    *,
+    version: int = 1,
+    dek: DataKey = DEK,
+    workers: int = 2,
+    chunk_size: int = CHUNK,
 ) -> Manifest:
     return seal(
         model,
@@ -98,7 +104,7 @@ def seal_model(
         version=version,
         key_uri=KEY_URI,
         signer=SIGNER,
-        chunk_size=CHUNK,
+        chunk_size=chunk_size,
         workers=workers,
     )
 

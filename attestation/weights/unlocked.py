@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from attestation.weights.pages import pages
 
 SMALL_ROLES: frozenset[Role] = frozenset({"config", "tokenizer", "template"})
 """Roles that an engine reads as ordinary files."""
+
+PIECE = 1 << 20
+"""Bytes fetched, then decrypted, at a time: they are still in a core's own cache by then."""
 
 _MAX_SMALL = 256 * 1024 * 1024
 _MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -78,9 +81,8 @@ class UnlockedModel:
         self._dek = dek
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="unseal")
         self._slots: SimpleQueue[tuple[memoryview, memoryview]] = SimpleQueue()
-        size = manifest.chunk_size
         for _ in range(workers):
-            self._slots.put((memoryview(pages(size)), memoryview(pages(size))))
+            self._slots.put((memoryview(pages(PIECE)), memoryview(pages(PIECE))))
         self._open: dict[int, _Source] = {}
         self._lock = Lock()
 
@@ -132,15 +134,16 @@ class UnlockedModel:
     def _chunk(self, source: _Source, index: int, parts: Sequence[Part]) -> None:
         """Put bytes of chunk `index` into each of `parts`; they are nobody's until it returns."""
         length = self.manifest.chunk_length(source.file, index)
-        sealed, spare = slot = self._slots.get()
+        fetched, spare = slot = self._slots.get()
         try:
-            _fetch(source, sealed[:length], at=index * self.manifest.chunk_size)
             tag = bytes(source.tags[TAG * index : TAG * (index + 1)])
             places, at = [], 0
             for start, part in (*parts, (length, spare[:0])):
-                places += [spare[at:start], part]
+                places += [*_cut(spare, start - at), part]
                 at = start + len(part)
-            source.cipher.open_into(index, sealed[:length], tag, parts=places)
+            begin = index * self.manifest.chunk_size
+            sealed = _pieces(source, fetched, begin=begin, length=length)
+            source.cipher.open_into(index, sealed, tag, parts=places)
         finally:
             self._slots.put(slot)
 
@@ -243,6 +246,20 @@ def open_regular(path: Path, *, what: str) -> int:
         os.close(descriptor)
         raise Malformed("weights-missing-file", f"{what} is not a regular file")
     return descriptor
+
+
+def _pieces(source: _Source, room: memoryview, *, begin: int, length: int) -> Iterator[memoryview]:
+    """Fetch bytes of a file from `begin` on, piece by piece, each into the same room."""
+    for piece in _cut(room, length):
+        _fetch(source, piece, at=begin)
+        begin += len(piece)
+        yield piece
+
+
+def _cut(room: memoryview, length: int) -> Iterator[memoryview]:
+    """Return the room again and again until it was `length` bytes in all."""
+    for start in range(0, length, len(room)):
+        yield room[: length - start]
 
 
 def _fetch(source: _Source, into: memoryview, *, at: int) -> None:

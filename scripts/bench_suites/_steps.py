@@ -9,8 +9,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from attestation.weights import pages
+from attestation.weights.unlocked import PIECE
 
-_CHUNK = 4 << 20
 _HOT = 1 << 18
 """Bytes that stay in a core's own cache."""
 
@@ -20,8 +20,8 @@ class Steps:
 
     def __init__(self, sealed: Path) -> None:
         self._descriptor = os.open(sealed, os.O_RDONLY)
-        self._starts = range(0, sealed.stat().st_size // _CHUNK * _CHUNK, _CHUNK)
-        self._staging = pages(_CHUNK), pages(_CHUNK)
+        self._starts = range(0, sealed.stat().st_size // PIECE * PIECE, PIECE)
+        self._staging = pages(PIECE), pages(PIECE)
         self._cipher = AESGCM(bytes(32))
         self._sealed = self._cipher.encrypt(bytes(12), bytes(_HOT), b"")
         self._rooms = bytearray(_HOT), bytearray(_HOT)
@@ -53,5 +53,5 @@ class Steps:
             os.preadv(self._descriptor, [self._staging[turn]], at)
 
     def _decrypt(self, turn: int, of: int) -> None:
-        for _ in range(len(self._starts[turn::of]) * (_CHUNK // _HOT)):
+        for _ in range(len(self._starts[turn::of]) * (PIECE // _HOT)):
             self._cipher.decrypt_into(bytes(12), self._sealed, b"", self._rooms[turn])

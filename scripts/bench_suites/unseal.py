@@ -2,9 +2,11 @@
 
 What one thread does is CPU time, so that whatever else runs on the machine counts little; what two
 do is wall clock, which is what they are for. The data is in the page cache and every buffer is
-warm. Beside each promise stands what no code can do without on this machine: to fetch each byte
-once, for the host can change a page between two looks, and to decrypt it once. Where that alone
-takes longer than was promised, the promise is out of reach of the machine, not broken by the code.
+warm. One thread is promised for decrypting alone, a chunk of 4 MiB at a time, and shown with
+fetching beside it. Beside the promises about both stands what no code can do without on this
+machine: to fetch each byte once, for the host can change a page between two looks, and to decrypt
+it once. Where that alone takes longer than was promised, the promise is out of reach of the
+machine, not broken by the code.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.confidential import data_key
+from attestation.sealing import TAG, FileCipher, FileShape
 from attestation.weights import SealedModel, UnlockedModel, pages, seal
 from scripts.bench_suites._row import Row, by_turns
 from scripts.bench_suites._shard import write_model
@@ -30,6 +33,7 @@ from scripts.bench_suites._steps import Steps
 PEERS = Path(__file__).resolve().parents[2] / ".venv-peers/bin/python"
 SIZE = 256 << 20
 WINDOW = 32 << 20
+CHUNK = 4 << 20
 ROUNDS = 9
 
 
@@ -62,12 +66,22 @@ def _ceilings(directory: Path) -> Iterator[Row]:
         for _ in spans:
             _copy(slot, target)
 
+    cipher = FileCipher(dek, shape=FileShape(bytes(32), 0, 1, CHUNK))
+    sealed = memoryview(pages(CHUNK + TAG))[: CHUNK + TAG]
+    cipher.seal_into(0, bytes(CHUNK), out=sealed)
+
+    def decrypt() -> None:
+        for start in range(0, len(spans) * WINDOW, CHUNK):
+            part = memoryview(slot)[start % WINDOW :][:CHUNK]
+            cipher.open_into(0, [sealed[:CHUNK]], bytes(sealed[CHUNK:]), parts=[part])
+
     steps = Steps(directory / "out" / shard.sealed_name)
     acts = {
         "aes": steps.decrypt,
         "read": steps.read,
         "steps": steps.both,
         "copy": copy,
+        "decrypt": decrypt,
         "unseal": lambda: unseal(opened[1]),
         "place": lambda: unseal(opened[2]),
     }
@@ -76,11 +90,17 @@ def _ceilings(directory: Path) -> Iterator[Row]:
     for model in opened.values():
         model.close()
     yield Row(
-        "unseal into warm slots, one thread",
-        spent["unseal"],
+        "decrypt into warm slots, one thread",
+        spent["decrypt"],
         peer_name="AES-256-GCM in the cache",
         peer=spent["aes"],
         at_most=1 / 0.8,
+    )
+    yield Row(
+        "read, decrypt into warm slots, one thread",
+        spent["unseal"],
+        peer_name="AES-256-GCM in the cache",
+        peer=spent["aes"],
         floor=spent["read"] + spent["aes"],
     )
     yield Row(

@@ -1,8 +1,11 @@
 """Known answers of the chunk format, computed with openssl(1), and a second implementation."""
 
+import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attestation import merkle
 from attestation.confidential import data_key
@@ -44,11 +47,11 @@ def test_a_chunk_opens_at_its_own_place_only() -> None:
     sealed, out = bytearray(5 + TAG), bytearray(5)
     FileCipher(KEY, shape=SHAPE).seal_into(1, b"Qwen3", out=sealed)
     body, tag = memoryview(sealed)[:5], bytes(sealed[5:])
-    FileCipher(KEY, shape=SHAPE).open_into(1, body, tag, parts=[memoryview(out)])
+    FileCipher(KEY, shape=SHAPE).open_into(1, [body], tag, parts=[memoryview(out)])
     assert out == b"Qwen3"
     first, second = bytearray(2), bytearray(3)
     places = [memoryview(first), memoryview(second)]
-    FileCipher(KEY, shape=SHAPE).open_into(1, body, tag, parts=places)
+    FileCipher(KEY, shape=SHAPE).open_into(1, [body], tag, parts=places)
     assert first + second == b"Qwen3"
     others = [
         (KEY, SHAPE, 0),
@@ -62,8 +65,28 @@ def test_a_chunk_opens_at_its_own_place_only() -> None:
         first, second = bytearray(b"\xff" * 2), bytearray(b"\xff" * 3)
         places = [memoryview(first), memoryview(second)]
         with pytest.raises(NotAuthentic):
-            FileCipher(key, shape=shape).open_into(index, body, tag, parts=places)
+            FileCipher(key, shape=shape).open_into(index, [body], tag, parts=places)
         assert first + second == bytes(5)
+
+
+@given(
+    chunk=st.binary(min_size=1, max_size=200),
+    pieces=st.lists(st.integers(0, 200), max_size=6),
+    parts=st.lists(st.integers(0, 200), max_size=6),
+)
+def test_a_chunk_opens_however_it_is_cut(chunk: bytes, pieces: list[int], parts: list[int]) -> None:
+    sealed, opened = bytearray(len(chunk) + TAG), bytearray(b"\xff" * len(chunk))
+    FileCipher(KEY, shape=SHAPE).seal_into(1, chunk, out=sealed)
+    body, tag = memoryview(sealed)[:-TAG], bytes(sealed[-TAG:])
+    FileCipher(KEY, shape=SHAPE).open_into(
+        1, cut(body, pieces), tag, parts=cut(memoryview(opened), parts)
+    )
+    assert opened == chunk
+
+
+def cut(whole: memoryview, at: list[int]) -> list[memoryview]:
+    ends = sorted(min(place, len(whole)) for place in at)
+    return [whole[start:end] for start, end in itertools.pairwise([0, *ends, len(whole)])]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,19 @@ from attestation.confidential import data_key
 from attestation.errors import Malformed, NotAffirmed, NotAuthentic, Refusal
 from attestation.manifest import MANIFEST, TAGS
 from attestation.weights import SealedModel
-from tests.sealed_world import CHUNK, DEK, SIGNER, STRANGER, World, audit, build, copy
+from attestation.weights.unlocked import PIECE
+from tests.sealed_world import (
+    CHUNK,
+    DEK,
+    SIGNER,
+    STRANGER,
+    World,
+    audit,
+    build,
+    copy,
+    seal_model,
+    write_model,
+)
 
 FIRST = "model-00001-of-00002.safetensors"
 SECOND = "model-00002-of-00002.safetensors"
@@ -313,6 +325,27 @@ def test_a_file_that_shrinks_after_it_was_opened_is_refused(world: World) -> Non
     ):
         model.verify()
     assert refusal.value.code == "weights-size"
+
+
+def test_a_chunk_whose_later_pieces_are_gone_leaves_nothing(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", shard_bytes=3 * PIECE)
+    manifest = seal_model(model, tmp_path / "out", version=7, chunk_size=4 * PIECE)
+    opened = SealedModel.open(tmp_path / "out", signer=SIGNER.public_key())
+    file = next(file for file in manifest.files if file.role == "weights")
+    gap, buffer = slice(PIECE // 2, 2 * PIECE + 1), bytearray(b"\xff" * file.size)
+    whole = memoryview(buffer)
+    parts = [(0, whole[: gap.start]), (gap.stop, whole[gap.stop :])]
+    with opened.unlock(DEK, manifest=manifest.digest, minimum_version=7) as unlocked:
+        unlocked.begin_chunk(file, 0, parts).wait()
+        content = bytearray((model / file.path).read_bytes())
+        content[gap] = b"\xff" * (gap.stop - gap.start)
+        assert buffer == content
+        os.truncate(tmp_path / "out" / file.sealed_name, 2 * PIECE + 5)
+        with pytest.raises(Malformed) as refusal:
+            unlocked.begin_chunk(file, 0, parts).wait()
+    assert refusal.value.code == "weights-size"
+    assert not any(buffer[: gap.start])
+    assert not any(buffer[gap.stop :])
 
 
 def test_nothing_small_is_written_when_one_of_the_files_is_refused(
