@@ -26,7 +26,7 @@ from server.tls import ClientAuthority, server_context
 from tests.chain_kit import MODEL as SERVED
 from tests.collector import collecting
 from tests.collector import said as attributes
-from tests.gateway_kit import MODEL, EchoEngine, chat, counted, prepared
+from tests.gateway_kit import MODEL, EchoEngine, chat, counted, keys, prepared
 from tests.logins import Authority, with_certificate
 from tests.promtool import promtool
 
@@ -61,7 +61,8 @@ class Watched:
 @contextlib.asynccontextmanager
 async def watched(tmp_path, engine=None, *, collector=None, tenants=False):
     gateway = prepared(engine or EchoEngine(numbers=RUNNING))
-    gateway.ready = replace(gateway.ready, clock=lambda: datetime.now(UTC), keys=gateway.ready.keys)
+    loaded, gateway.api_keys = keys("acme", "globex", now=NOW)
+    gateway.ready = replace(gateway.ready, clock=lambda: datetime.now(UTC), keys=loaded)
     otlp = collector and Collector(url=collector.url, ca="ca.pem", interval_seconds=1)
     settings = TelemetrySettings(tenants=tenants, engine=True, otlp=otlp or None)
     authority = None if collector is None else collector.identity.certificate
