@@ -1,8 +1,8 @@
 """Unseal an opened package: any span of any file into a buffer, chunk by chunk, many at a time.
 
-Each chunk is fetched once into a private slot, then decrypted from there: the host may share the
-pages a file is mapped from, and must not change them between two looks. Reading and decrypting
-release the GIL, so that as many run at once as there are workers.
+Each byte is fetched once, a piece of a chunk at a time, into a private slot, then decrypted from
+there: the host may share the pages a file is mapped from, and must not change them between two
+looks. Reading and decrypting release the GIL, so that as many run at once as there are workers.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from attestation.broker.protocol import tee_pubkey
 from attestation.codec import b64
 from attestation.evidence import Evidence
 from attestation.verifier import Verifier
-from scripts.bench_suites._row import Row, interleaved
+from scripts.bench_suites._row import Row, by_turns, interleaved
 from tests.broker_world import MODEL_KEY, World, bound
 
 GUESTS = 60
@@ -129,18 +129,10 @@ def _log(world: World) -> Iterator[Row]:
             plain.write(bytes(size))
             os.fsync(plain.fileno())
 
-        ours, peer = _by_turns(lambda: broker.store.append(entry), written)
+        acts = {"ours": lambda: broker.store.append(entry), "peer": written}
+        clocks = (time.perf_counter,)  # a disk's time is no CPU time
+        (spent,) = by_turns(acts, rounds=APPENDS, clocks=clocks)
     broker.close()
+    ours, peer = spent["ours"], spent["peer"]
     print(f"  log: {1 / ours:.0f} appends a second, one after the other")
     yield Row(f"append {size} bytes to the log, durably", ours, "write and fsync", peer)
-
-
-def _by_turns(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float]:
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(APPENDS):
-        for act, spent in zip((ours, peer), times, strict=True):
-            start = time.perf_counter()  # a disk's time is no CPU time
-            act()
-            spent.append(time.perf_counter() - start)
-    first, second = (sorted(spent)[APPENDS // 4] for spent in times)
-    return first, second

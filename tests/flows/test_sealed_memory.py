@@ -14,8 +14,8 @@ from tests.sealed_world import DEK, KEY_URI, SIGNER
 MIB = 1 << 20
 WINDOW, IN_FLIGHT = 32 * MIB, 4
 """Of a load to a GPU: two read ahead, one to come, one in use."""
-CHUNKS = 2 * 2 * 4 * MIB
-"""Two workers, each with a chunk as sealed and one as plaintext."""
+PIECES = 2 * 2 * MIB
+"""Two workers, each with a piece as sealed and one of plaintext that nobody asked for."""
 KEPT = 9 * 4 * MIB
 """Chunks that a load keeps which waits: four of the last span, two at the ends, three ahead."""
 SLACK = 24 * MIB
@@ -56,9 +56,9 @@ def test_memory_follows_what_is_in_flight_and_not_the_model(tmp_path, large):
     packages = sealed(tmp_path / "small", 144 * MIB), sealed(tmp_path / "large", large)
     small, found = taken(*packages)
     shutil.rmtree(tmp_path)
-    assert found["load"] <= CHUNKS + SLACK
-    assert found["wait"] <= KEPT + CHUNKS + SLACK
-    assert found["window"] <= IN_FLIGHT * WINDOW + CHUNKS + SLACK
-    assert found["verify"] <= 2 * WINDOW + CHUNKS + SLACK
+    assert found["load"] <= PIECES + SLACK
+    assert found["wait"] <= KEPT + PIECES + SLACK
+    assert found["window"] <= IN_FLIGHT * WINDOW + PIECES + SLACK
+    assert found["verify"] <= 2 * WINDOW + PIECES + SLACK
     for act in found:
         assert found[act] <= small[act] + SLACK
